@@ -1,0 +1,38 @@
+"""One recipe holds every choice: typed sections, presets, overrides, digests."""
+
+from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json
+from nvembed.recipe.schema import (
+    SECTIONS,
+    Data,
+    Evaluation,
+    LatentBlock,
+    LoRA,
+    Mining,
+    Model,
+    Recipe,
+    Registration,
+    Resources,
+    Stage,
+    Synthesis,
+    Teacher,
+)
+
+__all__ = [
+    "SECTIONS",
+    "Data",
+    "Evaluation",
+    "LatentBlock",
+    "LoRA",
+    "Mining",
+    "Model",
+    "Recipe",
+    "Registration",
+    "Resources",
+    "Stage",
+    "Synthesis",
+    "Teacher",
+    "list_presets",
+    "load_recipe",
+    "section_from_json",
+    "section_json",
+]

@@ -1,0 +1,154 @@
+"""Reading recipes: presets by name, files, whole texts, and overrides `section.key=value`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Hashable, Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from nvembed.core.digests import canonical_json
+from nvembed.core.errors import UserError
+from nvembed.recipe.schema import Recipe, Section
+
+_PLACEHOLDER = "{{$."
+S = TypeVar("S", bound=Section)
+
+
+def list_presets() -> dict[str, str]:
+    """Names of the recipes that ship, each with its one-line description."""
+    return {name: load_recipe(name).description for name in _preset_names()}
+
+
+def load_recipe(recipe: str, overrides: Iterable[str] = ()) -> Recipe:
+    """A checked recipe from a preset's name, a YAML file's path or a recipe's whole text.
+
+    Args:
+        recipe: preset name, path ending in .yaml or .yml, or YAML text (it has a line end).
+        overrides: `section.key=value` each; the value is read as YAML. Later ones win.
+
+    Raises:
+        UserError: unknown recipe, unreadable YAML, unknown key (the nearest known one is named), bad value.
+    """
+    text, origin = _read(recipe)
+    tree = _parse(text, origin)
+    for override in overrides:
+        _apply(tree, override)
+    return _validate(Recipe, tree, origin)
+
+
+def section_json(section: Section) -> str:
+    """A section as canonical JSON, the form in which the pipeline hands it on."""
+    return canonical_json(section.model_dump(mode="json"))
+
+
+def section_from_json(kind: type[S], text: str) -> S:
+    """A section back from `section_json`. Raises UserError if it does not fit."""
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{kind.__name__.lower()} section: not JSON ({error})") from error
+    return _validate(kind, tree, f"{kind.__name__.lower()} section")
+
+
+def _preset_names() -> list[str]:
+    folder = resources.files("nvembed.recipe") / "recipes"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def _read(recipe: str) -> tuple[str, str]:
+    if "\n" in recipe:
+        return recipe, "recipe text"
+    if recipe.endswith((".yaml", ".yml")):
+        try:
+            return Path(recipe).read_text(encoding="utf-8"), recipe
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"recipe file {recipe}: cannot be read ({error}); check the path") from error
+    names = _preset_names()
+    if recipe not in names:
+        raise UserError(f"recipe {recipe!r} is unknown{_nearest(recipe, names)}; known: {', '.join(names)}, or a .yaml file")
+    return (resources.files("nvembed.recipe") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"), recipe
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's silent last-one-wins would hide a key written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    if _PLACEHOLDER in text:
+        raise UserError(f"{origin}: contains {_PLACEHOLDER!r}, which the pipeline would take for a placeholder")
+    try:
+        tree = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(f"{origin}: not valid YAML ({error})") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{origin}: a recipe is a mapping of sections, but this is a {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"override {override!r}: write it as section.key=value")
+    if _PLACEHOLDER in override:
+        raise UserError(f"override {override!r}: contains {_PLACEHOLDER!r}, which the pipeline would take for a placeholder")
+    try:
+        parsed = yaml.safe_load(value) if value.strip() else ""
+    except yaml.YAMLError:
+        parsed = value
+    node = tree
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise UserError(f"override {override!r}: {part} is a value, not a section")
+        node = child
+    node[parts[-1]] = parsed
+
+
+def _validate(kind: type[S], tree: Mapping[str, Any], origin: str) -> S:
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{origin}: " + "; ".join(_explain(kind, detail) for detail in error.errors()[:3])) from None
+
+
+def _explain(kind: type[BaseModel], detail: Any) -> str:
+    location = [str(part) for part in detail["loc"]]
+    where = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        known = _fields_at(kind, location[:-1])
+        return f"unknown key {where!r}{_nearest(location[-1], known)}; known here: {', '.join(known)}"
+    if detail["type"] == "missing":
+        return f"key {where!r} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        field = kind.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        kind = annotation
+    return sorted(kind.model_fields)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""

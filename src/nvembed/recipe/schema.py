@@ -1,0 +1,240 @@
+"""The typed recipe. Unknown keys are refused; every default a user may want to know is written here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+TaskType = Literal["retrieval", "classification", "clustering", "sts", "pair"]
+
+
+class Section(BaseModel):
+    """Base of all sections: no unknown keys, no change after checking, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LoRA(Section):
+    """Low-rank adapters on the backbone's linear layers; `enabled: false` trains the backbone in full."""
+
+    enabled: bool = True
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Fraction = 0.1
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class LatentBlock(Section):
+    """The latent attention block. `init: identity` starts it as the identity map (output projections zero)."""
+
+    num_latents: Positive = 512
+    num_heads: Positive = 8
+    head_dim: Positive | None = Field(None, description="width of a head; None: the hidden size, as published")
+    ff_mult: Positive = 4
+    init: Literal["published", "identity"] = "published"
+
+
+class Model(Section):
+    """The embedding model: a backbone, how it attends and pools, what of it is trained."""
+
+    backbone: str = Field(description="hub id, local folder, `package:<module>` or `random:<shape>`")
+    revision: str | None = Field(None, description="hub revision; pin it")
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    pooling: Literal["latent", "mean", "last"] = "latent"
+    latent: LatentBlock = LatentBlock()
+    lora: LoRA = LoRA()
+    max_length: Positive = 512
+    query_template: str = "Instruct: {task}\nQuery: {text}"
+    append_eos: bool = Field(True, description="append the tokenizer's end token where it adds none itself")
+    card_pooling: Literal["mean", "cls", "last"] = Field("mean", description="the untrained backbone's own pooling")
+    card_query_prefix: str = Field("", description="what the untrained backbone's card puts before a query")
+    card_document_prefix: str = Field("", description="what the untrained backbone's card puts before a document")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    trust_remote_code: bool = False
+    seed: int = 17
+
+    @model_validator(mode="after")
+    def _template_has_both_fields(self) -> Model:
+        if "{task}" not in self.query_template or "{text}" not in self.query_template:
+            raise ValueError("query_template must contain {task} and {text}")
+        return self
+
+
+class Columns(Section):
+    """Names of the columns in a user's own file."""
+
+    query: str = "query"
+    positive: str = "positive"
+    negatives: str = "negatives"
+    task: str = "task"
+
+
+class Data(Section):
+    """Where examples come from and what is held out."""
+
+    source: Literal["python_docs", "file"] = "python_docs"
+    path: str | None = Field(None, description="a JSONL, Parquet or CSV file: local, s3://, gs://, hf://datasets/…")
+    columns: Columns = Columns()
+    license: str = Field("unspecified", description="licence of the user's own file")
+    digest: str | None = Field(None, description="content digest or ETag of the source; written by resolve_recipe")
+    instructions: dict[TaskType, str] = {
+        "retrieval": "Given the summary of a Python function, class or module, retrieve the rest of its documentation",
+        "classification": "Classify a piece of Python documentation by the library module it documents",
+        "clustering": "Identify the library module that a piece of Python documentation belongs to",
+    }
+    task_types: list[TaskType] = ["retrieval", "classification", "clustering"]
+    dev_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.15
+    min_test_queries: Positive = 30
+    near_copy_threshold: Fraction = Field(0.7, description="Jaccard similarity of word 5-grams; above: a near copy")
+    example_negatives: Positive = Field(4, description="negatives of other classes for example-based labels")
+    max_bad_rows: Fraction = Field(0.01, description="share of unusable rows above which the file is refused")
+    limit: Positive | None = Field(None, description="use at most so many pairs, sampled")
+    seed: int = 17
+
+    @model_validator(mode="after")
+    def _a_path_means_a_file(self) -> Data:
+        if self.path is not None and self.source != "file":
+            object.__setattr__(self, "source", "file")
+        if self.source == "file" and not self.path:
+            raise ValueError("source is 'file' but path is not set")
+        if self.path is not None and "{{$." in self.path:
+            raise ValueError("path contains '{{$.', which the pipeline would take for a placeholder")
+        if self.dev_fraction + self.test_fraction >= 0.9:
+            raise ValueError("dev_fraction and test_fraction leave too little to train on")
+        return self
+
+
+class Synthesis(Section):
+    """LLM-written examples. Off unless enabled."""
+
+    enabled: Literal[False] = False
+
+
+class Teacher(Section):
+    """The model that scores candidates, used as its own card says."""
+
+    backbone: str
+    revision: str | None = None
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    query_prefix: str = ""
+    document_prefix: str = ""
+    max_length: Positive = 256
+    trust_remote_code: bool = False
+
+
+class Mining(Section):
+    """Hard negatives: NV-Retriever's positive-aware filters (arXiv 2407.15831)."""
+
+    enabled: bool = True
+    teacher: Teacher
+    num_negatives: Positive = 7
+    method: Literal["naive", "shifted", "absolute", "margin", "percentage"] = "percentage"
+    threshold: float = Field(0.95, description="percentage: share of the positive's score; margin, absolute: score")
+    shift: Annotated[int, Field(ge=0)] = Field(0, description="shifted: how many of the nearest to leave out")
+    depth: Positive = Field(100, description="candidates looked at for each query")
+    batch_tokens: Positive = 16384
+    seed: int = 17
+
+
+class Stage(Section):
+    """One training stage."""
+
+    enabled: bool = True
+    steps: Positive
+    batch_size: Positive = 128
+    negatives: Annotated[int, Field(ge=0)] = 7
+    task_types: list[TaskType] = ["retrieval"]
+    in_batch_negatives: bool = True
+    temperature: Annotated[float, Field(gt=0)] = 0.02
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    latent_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    weight_decay: Annotated[float, Field(ge=0)] = 0.03
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    query_max_length: Positive = 512
+    document_max_length: Positive = 512
+    micro_batch_tokens: Positive = Field(32768, description="tokens encoded at once; more goes by gradient cache")
+    checkpoint_steps: Positive = 100
+    keep_checkpoints: Positive = 2
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    gradient_checkpointing: bool = False
+    log_steps: Positive = 10
+    seed: int = 17
+
+
+class Evaluation(Section):
+    """What is measured, and how sure one wants to be."""
+
+    candidates: list[Literal["bm25", "base", "stage1", "stage2"]] = ["bm25", "base", "stage1", "stage2"]
+    splits: list[Literal["dev", "test"]] = ["dev", "test"]
+    bootstrap_samples: Positive = 2000
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    batch_tokens: Positive = 16384
+    seed: int = 17
+
+
+class Registration(Section):
+    """Under which name the model is registered and what makes it champion."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "nvembed"
+    gate_task: str = "retrieval"
+    min_gain: float = Field(0.0, description="the lower end of the paired interval must be above this")
+    guard_margin: Annotated[float, Field(ge=0)] = Field(0.02, description="no other task may lose more than this")
+
+
+class Resources(Section):
+    """The machine a recipe wants."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: Positive = Field(1, description="ranks on a node: GPUs, or processes on a CPU")
+    nodes: Positive = 1
+    threads: Positive | None = Field(None, description="CPU threads of a process; None: all cores, shared by the ranks")
+    cpu: str = "4"
+    memory: str = "16Gi"
+    accelerator: str = "nvidia.com/gpu"
+    accelerators: Annotated[int, Field(ge=0)] = 0
+    storage: str = "20Gi"
+
+
+class Recipe(Section):
+    """Everything a run does, in one file."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    description: str = ""
+    model: Model
+    data: Data = Data()
+    synthesis: Synthesis = Synthesis()
+    mining: Mining
+    stage1: Stage
+    stage2: Stage
+    evaluation: Evaluation = Evaluation()
+    registration: Registration = Registration()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        for name in ("stage1", "stage2"):
+            stage: Stage = getattr(self, name)
+            for key in ("query_max_length", "document_max_length"):
+                if getattr(stage, key) > self.model.max_length:
+                    raise ValueError(f"{name}.{key} is {getattr(stage, key)}, above model.max_length")
+            if stage.enabled and stage.negatives == 0 and not stage.in_batch_negatives:
+                raise ValueError(f"{name} has neither negatives nor in_batch_negatives: there is nothing to learn from")
+        return self
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": Model,
+    "data": Data,
+    "synthesis": Synthesis,
+    "mining": Mining,
+    "stage1": Stage,
+    "stage2": Stage,
+    "evaluation": Evaluation,
+    "registration": Registration,
+    "resources": Resources,
+}
