@@ -1,0 +1,24 @@
+"""What is better, and how sure one is: local sets as MTEB tasks, BM25, paired bootstrap, the report and the verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["compare", "evaluate"]
+
+if TYPE_CHECKING:
+    from nvembed.evaluation.comparison import compare
+    from nvembed.evaluation.running import evaluate
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: neither half needs what the other imports."""
+    if name == "evaluate":
+        from nvembed.evaluation.running import evaluate
+
+        return evaluate
+    if name == "compare":
+        from nvembed.evaluation.comparison import compare
+
+        return compare
+    raise AttributeError(f"module 'nvembed.evaluation' has no attribute {name!r}")
