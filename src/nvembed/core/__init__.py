@@ -1,1 +1,1 @@
-"""The ground floor: errors, digests, artifacts, state, progress. Standard library only, so that every room may use it."""
+"""The ground floor: errors, digests, artifacts, state, progress. Standard library only; every room may use it."""

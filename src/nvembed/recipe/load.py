@@ -71,7 +71,9 @@ def _read(recipe: str) -> tuple[str, str]:
             raise UserError(f"recipe file {recipe}: cannot be read ({error}); check the path") from error
     names = _preset_names()
     if recipe not in names:
-        raise UserError(f"recipe {recipe!r} is unknown{_nearest(recipe, names)}; known: {', '.join(names)}, or a .yaml file")
+        raise UserError(
+            f"recipe {recipe!r} is unknown{_nearest(recipe, names)}; known: {', '.join(names)}, or a .yaml file"
+        )
     return (resources.files("nvembed.recipe") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"), recipe
 
 
@@ -92,7 +94,7 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
     if _PLACEHOLDER in text:
         raise UserError(f"{origin}: contains {_PLACEHOLDER!r}, which the pipeline would take for a placeholder")
     try:
-        tree = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+        tree = yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         raise UserError(f"{origin}: not valid YAML ({error})") from error
     if not isinstance(tree, dict):
@@ -106,7 +108,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise UserError(f"override {override!r}: write it as section.key=value")
     if _PLACEHOLDER in override:
-        raise UserError(f"override {override!r}: contains {_PLACEHOLDER!r}, which the pipeline would take for a placeholder")
+        raise UserError(
+            f"override {override!r}: contains {_PLACEHOLDER!r}, which the pipeline would take for a placeholder"
+        )
     try:
         parsed = yaml.safe_load(value) if value.strip() else ""
     except yaml.YAMLError:

@@ -1,4 +1,4 @@
-"""The typed recipe. Unknown keys are refused; every default a user may want to know is written here and nowhere else."""
+"""The typed recipe. Unknown keys are refused; every default is written here and nowhere else."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class Model(Section):
     card_document_prefix: str = Field("", description="what the untrained backbone's card puts before a document")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     trust_remote_code: bool = False
+    digest: str | None = Field(None, description="digest of the backbone's files; written by resolve_recipe")
     seed: int = 17
 
     @model_validator(mode="after")
@@ -89,6 +90,7 @@ class Data(Section):
     dev_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.15
     min_test_queries: Positive = 30
+    min_class_size: Annotated[int, Field(ge=4)] = Field(20, description="documents a label needs to be a class")
     near_copy_threshold: Fraction = Field(0.7, description="Jaccard similarity of word 5-grams; above: a near copy")
     example_negatives: Positive = Field(4, description="negatives of other classes for example-based labels")
     max_bad_rows: Fraction = Field(0.01, description="share of unusable rows above which the file is refused")
@@ -124,6 +126,7 @@ class Teacher(Section):
     document_prefix: str = ""
     max_length: Positive = 256
     trust_remote_code: bool = False
+    digest: str | None = Field(None, description="digest of the model's files; written by resolve_recipe")
 
 
 class Mining(Section):
@@ -143,7 +146,6 @@ class Mining(Section):
 class Stage(Section):
     """One training stage."""
 
-    enabled: bool = True
     steps: Positive
     batch_size: Positive = 128
     negatives: Annotated[int, Field(ge=0)] = 7
@@ -222,7 +224,7 @@ class Recipe(Section):
             for key in ("query_max_length", "document_max_length"):
                 if getattr(stage, key) > self.model.max_length:
                     raise ValueError(f"{name}.{key} is {getattr(stage, key)}, above model.max_length")
-            if stage.enabled and stage.negatives == 0 and not stage.in_batch_negatives:
+            if stage.negatives == 0 and not stage.in_batch_negatives:
                 raise ValueError(f"{name} has neither negatives nor in_batch_negatives: there is nothing to learn from")
         return self
 

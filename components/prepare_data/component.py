@@ -1,0 +1,21 @@
+"""KFP component: sources become training examples and held-out sets."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Dataset, Output
+
+from components.common import BASE_IMAGE
+
+
+@dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
+def prepare_data(data: str, dataset: Output[Dataset], eval_sets: Output[Dataset], report: Output[HTML]):
+    """Read, clean, split and label the data.
+
+    Args:
+        data: The recipe's `data` section as JSON, with the source's digest in it.
+        dataset: Training examples and the corpus to mine, Parquet.
+        eval_sets: Dev and test sets, which share no text with the training examples.
+        report: Counts, lengths, duplicates, examples, licences.
+    """
+    from nvembed.steps import prepare_data as step
+
+    step(data, dataset.path, eval_sets.path, report.path)

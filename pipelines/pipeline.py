@@ -1,0 +1,143 @@
+"""The pipeline: one definition for a laptop and for a cluster.
+
+Compiled to `nvembed.yaml` beside it (`make compile`). A file called `nvembed.py` here would hide the package.
+"""
+
+from typing import List
+
+from kfp import dsl, kubernetes
+from kfp.dsl import Dataset, Input, Model, PipelineTask
+
+from components.compare_models.component import compare_models
+from components.evaluate.component import evaluate
+from components.finalize_run.component import finalize_run
+from components.mine_hard_negatives.component import mine_hard_negatives
+from components.prepare_data.component import prepare_data
+from components.register_model.component import register_model
+from components.resolve_recipe.component import resolve_recipe
+from components.train.component import train
+
+IMAGE = "nvembed:0.1.0"
+STATE_MOUNT = "/state"
+USER = 1000
+
+
+def _place(task: PipelineTask, image: str, state_claim: str, config_map: str, *, again: bool = False) -> PipelineTask:
+    """Where and as whom a task runs. `again`: it must act in every run, so nothing of it comes from a cache."""
+    task.set_container_image(image)
+    task.set_caching_options(not again)
+    # The run's identity comes by environment: as a parameter it would make every task a cache miss.
+    kubernetes.use_field_path_as_env(task, env_name="KFP_RUN_ID", field_path="metadata.labels['pipeline/runid']")
+    kubernetes.use_config_map_as_env(
+        task,
+        config_map_name=config_map,
+        config_map_key_to_env={"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI", "NVEMBED_STATE": "NVEMBED_STATE"},
+    )
+    kubernetes.mount_pvc(task, pvc_name=state_claim, mount_path=STATE_MOUNT)
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    return task
+
+
+# The loop stands in a pipeline of its own: in a loop's body KFP's local runner replaces every parameter that comes from
+# another task by the loop's item, so the loop must see nothing but its own pipeline's inputs.
+@dsl.pipeline(name="evaluate-candidates")
+def evaluate_candidates(
+    candidates: list,
+    evaluation: str,
+    model: str,
+    resources: str,
+    image: str,
+    state_claim: str,
+    config_map: str,
+    eval_sets: Input[Dataset],
+    stage1: Input[Model],
+    stage2: Input[Model],
+) -> List[Dataset]:
+    """Every candidate on the held-out sets."""
+    with dsl.ParallelFor(items=candidates, parallelism=2) as candidate:
+        judged = evaluate(
+            candidate=candidate,
+            evaluation=evaluation,
+            model=model,
+            resources=resources,
+            eval_sets=eval_sets,
+            stage1=stage1,
+            stage2=stage2,
+        )
+        _place(judged, image, state_claim, config_map)
+    return dsl.Collected(judged.outputs["results"])
+
+
+@dsl.pipeline(name="nvembed", description="Train, judge and register an NV-Embed style text embedding model.")
+def nvembed_pipeline(
+    recipe: str = "laptop",
+    overrides: str = "",
+    image: str = IMAGE,
+    state_claim: str = "nvembed-state",
+    config_map: str = "nvembed",
+):
+    """From a recipe to a registered model.
+
+    Args:
+        recipe: A preset's name or a recipe's whole text.
+        overrides: Changes to the recipe, `section.key=value`, one a line.
+        image: The image every task runs in. Its name is part of every cache key, so a new image is a cache miss.
+        state_claim: Volume claim for checkpoints and caches.
+        config_map: Config map with MLFLOW_TRACKING_URI and NVEMBED_STATE.
+    """
+    place = (image, state_claim, config_map)
+    closing = _place(finalize_run(), *place, again=True)
+    with dsl.ExitHandler(closing, name="run"):
+        sections = _place(resolve_recipe(recipe=recipe, overrides=overrides), *place, again=True).outputs
+        prepared = _place(prepare_data(data=sections["data"]), *place).outputs
+        mined = _place(
+            mine_hard_negatives(
+                mining=sections["mining"], resources=sections["resources"], dataset=prepared["dataset"]
+            ),
+            *place,
+        ).outputs["mined"]
+        common = {"model": sections["model"], "resources": sections["resources"], "dataset": mined}
+        stage1 = _place(train(name="stage1", stage=sections["stage1"], **common), *place).outputs["adapter"]
+        stage2 = _place(train(name="stage2", stage=sections["stage2"], init=stage1, **common), *place).outputs[
+            "adapter"
+        ]
+        results = evaluate_candidates(
+            candidates=sections["candidates"],
+            evaluation=sections["evaluation"],
+            model=sections["model"],
+            resources=sections["resources"],
+            image=image,
+            state_claim=state_claim,
+            config_map=config_map,
+            eval_sets=prepared["eval_sets"],
+            stage1=stage1,
+            stage2=stage2,
+        ).output
+        compared = _place(
+            compare_models(
+                evaluation=sections["evaluation"],
+                registration=sections["registration"],
+                resources=sections["resources"],
+                eval_sets=prepared["eval_sets"],
+                results=results,
+                dataset=prepared["dataset"],
+                mined=mined,
+                stage1=stage1,
+                stage2=stage2,
+            ),
+            *place,
+            again=True,
+        ).outputs["comparison"]
+        _place(
+            register_model(
+                registration=sections["registration"],
+                model=sections["model"],
+                adapter=stage2,
+                comparison=compared,
+                results=results,
+                dataset=prepared["dataset"],
+                mined=mined,
+            ),
+            *place,
+            again=True,
+        )

@@ -1,0 +1,21 @@
+"""What one pipeline task does: rooms called with files and one section, under tracking, with progress.
+
+A KFP component's body imports one function from here and calls it. The functions know nothing of Kubeflow, so a test
+or a command can call them with folders of its own.
+"""
+
+from nvembed.steps.learn import mine_hard_negatives, prepare_data, train
+from nvembed.steps.measure import compare_models, evaluate
+from nvembed.steps.publish import finalize_run, register_model
+from nvembed.steps.resolve import resolve_recipe
+
+__all__ = [
+    "compare_models",
+    "evaluate",
+    "finalize_run",
+    "mine_hard_negatives",
+    "prepare_data",
+    "register_model",
+    "resolve_recipe",
+    "train",
+]

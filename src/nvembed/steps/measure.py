@@ -1,0 +1,72 @@
+"""Tasks that judge: every candidate on the held-out sets, then all of them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nvembed.core.artifacts import read_manifest
+from nvembed.recipe import Evaluation, Model, Registration, Resources, section_from_json
+from nvembed.steps.task import copy_report, pipeline_run_id, task
+
+
+def evaluate(
+    candidate: str,
+    evaluation: str,
+    model: str,
+    resources: str,
+    eval_sets: str,
+    adapters: Mapping[str, str],
+    results: str,
+) -> None:
+    """One candidate on all held-out sets. `adapters` holds every trained stage; the candidate picks its own."""
+    from nvembed.evaluation import evaluate as run_evaluation
+
+    section = section_from_json(Evaluation, evaluation)
+    with task(f"evaluate_{candidate}", section.model_dump(mode="json")) as run:
+        adapter = adapters.get(candidate)
+        run_evaluation(
+            candidate,
+            section,
+            section_from_json(Model, model),
+            section_from_json(Resources, resources),
+            Path(eval_sets),
+            Path(adapter) if adapter else None,
+            Path(results),
+        )
+        run.log_metrics(read_manifest(results).headline)
+        run.log_folder(Path(results))
+
+
+def compare_models(
+    evaluation: str,
+    registration: str,
+    resources: str,
+    eval_sets: str,
+    results: Sequence[str],
+    made: Mapping[str, str],
+    comparison: str,
+    report: str | None = None,
+) -> None:
+    """All candidates and the present champion side by side, with the verdict; headline numbers go to the parent run.
+
+    Args:
+        results: evaluation folders.
+        made: task name → folder of what came before. A task served from cache is thereby linked to this run too.
+        comparison: where the table, picture and verdict go.
+    """
+    from nvembed import registry, tracking
+    from nvembed.evaluation import compare
+
+    section = section_from_json(Evaluation, evaluation)
+    names = section_from_json(Registration, registration)
+    with task("compare_models", names.model_dump(mode="json")) as run:
+        champion = registry.champion_results(names, section, section_from_json(Resources, resources), Path(eval_sets))
+        compare(section, names, [Path(folder) for folder in results], Path(comparison), champion=champion)
+        folders = {name: Path(folder) for name, folder in made.items()}
+        for folder in map(Path, results):
+            folders[f"evaluate_{read_manifest(folder).extra['candidate']}"] = folder
+        folders["compare_models"] = Path(comparison)
+        tracking.log_headlines(pipeline_run_id(), folders)
+        run.log_folder(Path(comparison))
+        copy_report(Path(comparison), report)

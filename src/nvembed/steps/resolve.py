@@ -1,0 +1,25 @@
+"""The first task: a recipe becomes sections, with the digests of all they name written in."""
+
+from __future__ import annotations
+
+from nvembed import tracking
+from nvembed.recipe import load_recipe, section_json
+from nvembed.recipe.schema import SECTIONS
+from nvembed.steps.door import check_recipe
+from nvembed.steps.task import pipeline_run_id, task
+
+
+def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
+    """Sections by name, each as canonical JSON, for the tasks that follow.
+
+    Args:
+        recipe: a preset's name or a recipe's whole text.
+        overrides: `section.key=value`, one a line.
+
+    The only task that creates the run's parent in MLflow; all others find it.
+    """
+    with task("resolve_recipe"):
+        lines = [line for line in overrides.splitlines() if line.strip()]
+        resolved = check_recipe(load_recipe(recipe, lines))
+        tracking.open_parent(pipeline_run_id(), resolved, overrides=lines)
+        return {name: section_json(getattr(resolved, name)) for name in SECTIONS}

@@ -1,0 +1,56 @@
+"""The frame around every task: its name, its life tied to the run's, its log, its tracking run, its error record."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvembed.core.errors import UserError
+from nvembed.core.lifeline import tie_to_parent
+from nvembed.core.progress import TASK, emit
+
+if TYPE_CHECKING:
+    from nvembed.tracking import TaskRun
+
+
+def pipeline_run_id() -> str:
+    """Identity of the pipeline run this task belongs to; empty for a task called by itself.
+
+    It comes by environment, never as a parameter: a parameter that changes with each run would defeat the cache.
+    """
+    return os.environ.get("NVEMBED_RUN_ID") or os.environ.get("KFP_RUN_ID") or ""
+
+
+@contextlib.contextmanager
+def task(name: str, section: Mapping[str, Any] | None = None) -> Iterator[TaskRun]:
+    """Run a task's body: start, tracking run, done or error, in the progress file and in MLflow alike."""
+    from nvembed import tracking
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.environ[TASK] = name
+    tie_to_parent()
+    started = time.monotonic()
+    emit("start")
+    try:
+        with tracking.task_run(name, dict(section or {})) as run:
+            yield run
+    except UserError as error:
+        emit("error", text=str(error), user=True)
+        raise
+    except BaseException as error:
+        emit("error", text=f"{type(error).__name__}: {error}", user=False)
+        raise
+    emit("done", seconds=round(time.monotonic() - started, 1))
+
+
+def copy_report(folder: Path, report: Path | str | None) -> None:
+    """Put a folder's `report.html` where the pipeline's own page for the task shows it."""
+    source = folder / "report.html"
+    if report and source.is_file():
+        Path(report).parent.mkdir(parents=True, exist_ok=True)
+        Path(report).write_bytes(source.read_bytes())
