@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Progress:
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Iterate over `items` and report how far it has come."""
     if total is None:
-        total = len(items) if hasattr(items, "__len__") else None
+        total = len(items) if isinstance(items, Sized) else None
     progress = Progress(label, total)
     for count, item in enumerate(items, 1):
         yield item
