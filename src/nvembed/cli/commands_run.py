@@ -1,0 +1,47 @@
+"""`nvembed run`: the whole pipeline on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from nvembed.cli.options import output_dir_option, read_recipe, recipe_options, recipe_parameter
+
+
+@click.command()
+@recipe_options
+@output_dir_option
+@click.option("--plain", is_flag=True, help="Plain lines, also on a terminal.")
+def run(recipe: str, overrides: tuple[str, ...], output_dir: Path, plain: bool) -> None:
+    """Run the whole pipeline on this machine.
+
+    Executes the same compiled pipeline that a cluster gets, with Kubeflow Pipelines' own local runner. What has not
+    changed since the last run in the same folder is served from the cache; a run that was killed goes on from its last
+    checkpoint.
+    """
+    from nvembed import tracking
+    from nvembed.cli.preflight import check_run
+    from nvembed.cli.run import execute, local_image
+    from nvembed.cli.screen import clock, make_screen
+    from nvembed.cli.summary import show_summary
+    from nvembed.cluster import pipeline_file
+
+    started = time.monotonic()
+    checked = read_recipe(recipe, overrides)
+    pipeline = pipeline_file()
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(output_dir.expanduser().resolve())
+    check_run(checked, output_dir.expanduser(), tracking_uri)
+    parameters = {"recipe": recipe_parameter(recipe), "overrides": "\n".join(overrides), "image": local_image()}
+    try:
+        result = execute(
+            pipeline, parameters, output_dir, tracking_uri, make_screen(plain=plain or not sys.stdout.isatty())
+        )
+    except KeyboardInterrupt:
+        click.echo("interrupted; run the same command again to go on from the last checkpoint", err=True)
+        raise
+    show_summary(result, output_dir, tracking_uri)
+    click.echo(f"finished in {clock(time.monotonic() - started)}")

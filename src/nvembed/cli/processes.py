@@ -1,0 +1,64 @@
+"""Ending a run's processes, and waiting for those a killed run left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from nvembed.core import lifeline
+from nvembed.core.progress import ENVIRONMENT as PROGRESS
+
+_GRACE = 5.0
+
+
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all its descendants: asked first, killed after five seconds."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process.pid)
+        tree = [root, *root.children(recursive=True)]
+        for one in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(tree[1:], timeout=_GRACE)
+        for one in [*alive, root]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    process.wait()
+
+
+def wait_for_leftovers(output_dir: Path, *, timeout: float = 10.0) -> list[int]:
+    """Wait until the tasks of a killed run in `output_dir` have ended, which they do by themselves.
+
+    Returns:
+        Process ids of those that still live after `timeout` seconds.
+    """
+    until = time.monotonic() + timeout
+    while (alive := _orphans(output_dir)) and time.monotonic() < until:
+        time.sleep(0.2)
+    return alive
+
+
+def _orphans(output_dir: Path) -> list[int]:
+    """Processes whose progress file lies in `output_dir` and whose run is gone."""
+    prefix = f"{PROGRESS}={output_dir.absolute()}{os.sep}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            variables = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(one.startswith(prefix) for one in variables) and _parent_is_gone(variables):
+            found.append(int(entry.parent.name))
+    return [pid for pid in found if pid != os.getpid() and lifeline.process_identity(pid) is not None]
+
+
+def _parent_is_gone(variables: list[bytes]) -> bool:
+    prefix = f"{lifeline.ENVIRONMENT}=".encode()
+    named = next((one[len(prefix) :].decode() for one in variables if one.startswith(prefix)), "")
+    return bool(named) and lifeline.process_identity(int(named.split(":")[0])) != named
