@@ -1,0 +1,115 @@
+"""Backbones by transformers' Auto classes: weights and tokenizer of a `Source`, ready for text embedding."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nvembed.core.artifacts import output_folder
+from nvembed.core.errors import UserError
+from nvembed.core.state import hold, state_folder
+from nvembed.modeling.random_backbone import byte_tokenizer, random_model
+from nvembed.modeling.source import Source, explained, source_digest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+
+def load_backbone(
+    source: Source, *, dtype: torch.dtype, device: str | torch.device = "cpu", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The backbone without a head, in eval mode. safetensors only (or a GGUF file).
+
+    Raises UserError if it cannot be loaded, or holds pickled weights only.
+    """
+    if source.kind == "random":
+        return random_model(source.location).to(device=device, dtype=dtype).eval()
+    refuse_pickles(source)
+    source = converted(source)
+    from transformers import AutoModel
+
+    with explained(source):
+        model = AutoModel.from_pretrained(
+            source.location,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            **source.load_arguments(),
+        )
+    drop_pooler(model)
+    return model.to(device).eval()
+
+
+def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+    """The backbone's tokenizer, padding on the right, with a pad token. Raises UserError if it cannot be loaded."""
+    if source.kind == "random":
+        return byte_tokenizer()
+    source = converted(source)
+    from transformers import AutoTokenizer
+
+    with explained(source):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, trust_remote_code=trust_remote_code, **source.load_arguments()
+        )
+    return prepare_tokenizer(tokenizer)
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Right padding, and a pad token where there is none (the end token: it is masked wherever it pads)."""
+    tokenizer.padding_side = "right"
+    tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def drop_pooler(model: PreTrainedModel) -> None:
+    """Remove BERT's own pooler: its output is not used, and untrained parameters without gradients trip trainers."""
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+
+
+def refuse_pickles(source: Source) -> None:
+    """Raises UserError for a local folder whose weights are pickles only: loading one runs code."""
+    if source.kind != "folder" or source.gguf:
+        return
+    refuse_pickled_folder(Path(source.location), f"model.backbone {source.name!r}")
+
+
+def refuse_pickled_folder(folder: Path, where: str) -> None:
+    """Raises UserError if a folder has pickled weights and no safetensors, or no weights at all."""
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(
+        path.name for suffix in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for path in folder.glob(suffix)
+    )
+    if pickled:
+        raise UserError(f"{where}: {pickled[0]} is a pickle, which can run code; convert it to safetensors first")
+    raise UserError(f"{where}: {folder} holds no model.safetensors; give a checkpoint's folder")
+
+
+def converted(source: Source) -> Source:
+    """A GGUF file as a safetensors folder, converted once and kept in the state: dequantising takes many seconds."""
+    if not source.gguf:
+        return source
+    state = state_folder("backbones", source_digest(source))
+    folder = state / "model"
+    with hold(state):
+        if not (folder / "model.safetensors").is_file():
+            logger.info("%s: converting %s to safetensors, once", source.name, source.gguf)
+            _convert(source, folder)
+    return Source("folder", source.name, str(folder))
+
+
+def _convert(source: Source, folder: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    with explained(source), output_folder(folder) as out:
+        model = AutoModel.from_pretrained(source.location, gguf_file=source.gguf, dtype=torch.float32)
+        model.save_pretrained(out)
+        AutoTokenizer.from_pretrained(source.location, gguf_file=source.gguf).save_pretrained(out)

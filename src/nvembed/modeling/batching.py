@@ -1,0 +1,122 @@
+"""Texts to vectors with one model on one device: equal texts once, sorted by length, in batches of a token budget."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nvembed.core.errors import UserError
+from nvembed.core.progress import Progress
+from nvembed.text import Tokenized, check_texts
+
+if TYPE_CHECKING:
+    from nvembed.modeling.model import NVEmbedModel
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def collate(batch: Sequence[Tokenized], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`input_ids` (int64), `attention_mask` (int64) and `pool_mask` (bool), each (texts, longest), padded on the right."""
+    width = max(len(item.input_ids) for item in batch)
+    input_ids = torch.full((len(batch), width), pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros((len(batch), width), dtype=torch.long)
+    pool_mask = torch.zeros((len(batch), width), dtype=torch.bool)
+    for row, item in enumerate(batch):
+        length = len(item.input_ids)
+        input_ids[row, :length] = torch.tensor(item.input_ids)
+        attention_mask[row, :length] = 1
+        pool_mask[row, :length] = torch.tensor(item.pool_mask)
+    return input_ids, attention_mask, pool_mask
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches, longest texts first, so that rows × longest row stays within `batch_tokens` (one row at least)."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """`auto`: bf16 where the device computes in it faster than in float32, by instruction set, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if cpu_has_bf16() else "float32"
+
+
+def cpu_has_bf16() -> bool:
+    """True where the processor multiplies bf16 itself (AMX or AVX512-BF16). Without that, bf16 is slower than float32."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") or capabilities.get("amx_tile"))
+
+
+def autocast(
+    precision: Literal["float32", "bfloat16"], device: torch.device
+) -> contextlib.AbstractContextManager[object]:
+    """bf16 autocast, or nothing."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def encode_texts(
+    model: NVEmbedModel,
+    texts: Iterable[str],
+    *,
+    instruction: str = "",
+    max_length: int | None = None,
+    batch_tokens: int = 16384,
+    precision: Literal["float32", "bfloat16"] | None = None,
+    label: str = "encoding",
+) -> np.ndarray:
+    """Vectors of `texts` in their order: float32 (n, dim), rows of norm 1. 0 texts give (0, dim).
+
+    `precision` None computes in the weights' own dtype. Raises UserError for what is not a string.
+    """
+    if batch_tokens < 1:
+        raise UserError(f"batch_tokens {batch_tokens}: give a positive number")
+    checked = check_texts(texts)
+    places: dict[str, int] = {}
+    rows = np.fromiter((places.setdefault(text, len(places)) for text in checked), dtype=np.int64, count=len(checked))
+    unique = list(places)
+    vectors = np.zeros((len(unique), model.dim), dtype=np.float32)
+    tokenized = _tokenize(model, unique, instruction, max_length)
+    progress = Progress(label, len(unique))
+    with evaluating(model), torch.inference_mode(), autocast(precision or "float32", model.device):
+        done = 0
+        for batch in token_batches([len(item.input_ids) for item in tokenized], batch_tokens):
+            inputs = collate([tokenized[index] for index in batch], model.pad_token_id)
+            vectors[batch] = model(*inputs).cpu().numpy()
+            done += len(batch)
+            progress.update(done)
+    return vectors[rows]
+
+
+def _tokenize(model: NVEmbedModel, texts: list[str], instruction: str, max_length: int | None) -> list[Tokenized]:
+    chunks = (texts[start : start + 4096] for start in range(0, len(texts), 4096))
+    tokenize: Callable[[list[str]], list[Tokenized]] = lambda chunk: model.tokenize(chunk, instruction, max_length)  # noqa: E731
+    if not texts:
+        return tokenize([])
+    return [item for chunk in chunks for item in tokenize(chunk)]
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode for the time being: dropout off, then as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

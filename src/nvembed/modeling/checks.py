@@ -1,0 +1,74 @@
+"""What a model section can be refused for before anything is built, and the digest that names its backbone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nvembed.core.errors import UserError
+from nvembed.modeling.source import find_source, load_config, source_digest
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from nvembed.recipe import Model
+
+# Roberta and its kin begin counting positions after the padding index
+_POSITION_OFFSETS = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}
+
+
+def check_section(model: Model) -> None:
+    """Check a model section against the backbone's configuration; no weights are read.
+
+    Raises UserError if the backbone cannot be had, `max_length` exceeds its positions, the template has another
+    shape than `...{task}...{text}`, or the latent block's sizes make no sense.
+    """
+    from nvembed.text.rule import split_template
+
+    split_template(model.query_template)
+    source = find_source(model.backbone, model.revision)
+    config = load_config(source, trust_remote_code=model.trust_remote_code)
+    positions = max_positions(config)
+    if positions is not None and model.max_length > positions:
+        raise UserError(
+            f"model.max_length is {model.max_length}, but {model.backbone} has only {positions} positions; "
+            f"set it to {positions} or less"
+        )
+    if model.pooling == "latent":
+        _check_latent(model, hidden_size(config))
+
+
+def _check_latent(model: Model, dim: int) -> None:
+    inner = model.latent.num_heads * (model.latent.head_dim or dim)
+    if inner > 64 * dim or model.latent.num_latents > 65536:
+        raise UserError(
+            f"model.latent: {model.latent.num_heads} heads of {model.latent.head_dim or dim} and "
+            f"{model.latent.num_latents} latents are far beyond the backbone's width {dim}; make them smaller"
+        )
+
+
+def text_config(config: PretrainedConfig) -> Any:
+    """The part of a configuration that describes the text model."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def hidden_size(config: PretrainedConfig) -> int:
+    """Width of a backbone's token states."""
+    text = text_config(config)
+    return int(getattr(text, "hidden_size", None) or getattr(text, "d_model", None) or text.dim)
+
+
+def max_positions(config: PretrainedConfig) -> int | None:
+    """The longest text a backbone can take, in tokens; None if it names no limit."""
+    positions = getattr(text_config(config), "max_position_embeddings", None)
+    if positions is None or positions <= 0:
+        return None
+    return int(positions) - _POSITION_OFFSETS.get(config.model_type, 0)
+
+
+def backbone_digest(model: Model) -> str:
+    """Digest of a section's base weights and tokenizer: what an adapter belongs to.
+
+    File contents for a folder or package (read once while they are unchanged), shape and seed for a random one, the
+    resolved commit for a hub id.
+    """
+    return source_digest(find_source(model.backbone, model.revision))

@@ -1,0 +1,242 @@
+"""`NVEmbedModel`: a backbone, a pooling (the latent attention block or a simpler one) and the text rule, as one thing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nvembed.core.digests import digest_json
+from nvembed.modeling import batching
+from nvembed.modeling.attention import set_attention
+from nvembed.modeling.backbone import load_backbone, load_tokenizer
+from nvembed.modeling.checks import backbone_digest, hidden_size
+from nvembed.modeling.latent import LatentAttention
+from nvembed.modeling.lora import add_lora
+from nvembed.modeling.pooling import pool
+from nvembed.modeling.source import find_source
+from nvembed.modeling.spec import Spec
+from nvembed.text import DEFAULT_TEMPLATE, TextRule, Tokenized
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from nvembed.recipe import Model
+
+
+class NVEmbedModel(nn.Module):
+    """A text embedding model.
+
+    Make one with `from_section` (a recipe's model section), `from_pretrained` (a saved model) or `from_card` (an
+    untrained backbone as its own card says).
+
+    Attributes:
+        backbone: the transformers model, adapters put in place.
+        latent: the latent attention block, or None for other poolings.
+        spec: pooling, attention, template and the like.
+        rule: the text rule.
+        dim: width of the vectors.
+        query_prefix, document_prefix: what a card puts before texts; plain text, pooled like the rest; empty but for
+            `from_card`. The caller puts them there.
+        origin: backbone name and digest, where known.
+    """
+
+    query_prefix: str = ""
+    document_prefix: str = ""
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        spec: Spec,
+        latent: LatentAttention | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.latent = latent
+        self.spec = spec
+        self.rule = TextRule(tokenizer, spec.template, spec.layout, spec.append_eos)
+        self.dim = hidden_size(backbone.config)
+        self.trained_names: frozenset[str] = frozenset()
+        self.origin: dict[str, str] = {}
+
+    @classmethod
+    def from_section(
+        cls,
+        model: Model,
+        adapter: Path | str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        trainable: bool = False,
+    ) -> NVEmbedModel:
+        """Build the model that a recipe's section asks for, with the trained tensors in `adapter` if given.
+
+        `trainable` leaves it in train mode with gradients on what the section trains (adapters or the whole
+        backbone, and the latent block); otherwise it is in eval mode and nothing has gradients. New weights are
+        drawn from the section's seed; the caller's random state is left as it was.
+
+        Raises UserError for a backbone that cannot be had and for an adapter of another section.
+        """
+        source = find_source(model.backbone, model.revision)
+        spec = Spec.from_section(model)
+        backbone = load_backbone(source, dtype=dtype, trust_remote_code=model.trust_remote_code)
+        tokenizer = load_tokenizer(source, trust_remote_code=model.trust_remote_code)
+        set_attention(backbone, spec.attention)
+        latent = None
+        if spec.latent is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(model.seed)
+                latent = spec.latent.build(hidden_size(backbone.config), identity=model.latent.init == "identity")
+            latent = latent.to(dtype)
+        if model.lora.enabled:
+            add_lora(backbone, model.lora, model.seed)
+        built = cls(backbone, tokenizer, spec, latent)
+        built.origin = {"backbone": model.backbone, "backbone_digest": backbone_digest(model)}
+        built.trained_names = frozenset(name for name, parameter in built.named_parameters() if parameter.requires_grad)
+        if adapter is not None:
+            built.load_trainable(adapter)
+        built.to(device)
+        if not trainable:
+            built.requires_grad_(False)
+        return built.train(trainable)
+
+    @classmethod
+    def from_card(
+        cls,
+        backbone: str,
+        *,
+        revision: str | None = None,
+        pooling: Literal["mean", "cls", "last"] = "mean",
+        query_prefix: str = "",
+        document_prefix: str = "",
+        max_length: int = 512,
+        attention: Literal["bidirectional", "causal"] = "causal",
+        template: str = DEFAULT_TEMPLATE,
+        append_eos: bool | None = None,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        trust_remote_code: bool = False,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> NVEmbedModel:
+        """An untrained backbone as its own card says: its pooling, its prefixes, no block, no instruction.
+
+        For baselines and mining teachers. `template` is used only if a caller gives an instruction all the same.
+        `append_eos` None adds an end token for `last` pooling alone.
+        """
+        source = find_source(backbone, revision)
+        spec = Spec(
+            pooling=pooling,
+            attention=attention,
+            template=template,
+            append_eos=pooling == "last" if append_eos is None else append_eos,
+            max_length=max_length,
+            precision=precision,
+        )
+        model = load_backbone(source, dtype=dtype, trust_remote_code=trust_remote_code)
+        set_attention(model, attention)
+        built = cls(model, load_tokenizer(source, trust_remote_code=trust_remote_code), spec)
+        built.query_prefix, built.document_prefix = query_prefix, document_prefix
+        built.origin = {"backbone": backbone}
+        return built.requires_grad_(False).eval().to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone lies."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that fills batches."""
+        return int(self.rule.tokenizer.pad_token_id)
+
+    @property
+    def precision(self) -> Literal["auto", "float32", "bfloat16"]:
+        """The precision that the model's section asks for."""
+        return self.spec.precision
+
+    @property
+    def max_length(self) -> int:
+        """Tokens after which a text is cut, unless a caller says otherwise."""
+        return self.spec.max_length
+
+    def tokenize(self, texts: Iterable[str], instruction: str = "", max_length: int | None = None) -> list[Tokenized]:
+        """Tokens and pool masks by the model's text rule."""
+        return self.rule.tokenize(texts, instruction, self.max_length if max_length is None else max_length)
+
+    def collate(self, batch: list[Tokenized]) -> tuple[Tensor, Tensor, Tensor]:
+        """`input_ids`, `attention_mask`, `pool_mask` of a batch, what `forward` takes."""
+        return batching.collate(batch, self.pad_token_id)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
+        """Vectors (batch, dim), float32, norm 1, of (batch, tokens) inputs padded on the right."""
+        device = self.device
+        attention_mask, pool_mask = attention_mask.to(device), pool_mask.to(device).bool()
+        hidden = self.backbone(input_ids=input_ids.to(device), attention_mask=attention_mask, **self._no_cache)
+        states = hidden.last_hidden_state
+        if self.latent is not None:
+            states = self._through_block(states, pool_mask & attention_mask.bool())
+        with torch.autocast(device.type, enabled=False):
+            return functional.normalize(pool(states, attention_mask, pool_mask, self.spec.pooling), dim=-1)
+
+    @property
+    def _no_cache(self) -> dict[str, bool]:
+        return {"use_cache": False} if hasattr(self.backbone.config, "use_cache") else {}
+
+    def _through_block(self, states: Tensor, chosen: Tensor) -> Tensor:
+        """The block on the pooled tokens only: it treats tokens one by one, and the others are not used."""
+        assert self.latent is not None
+        rows = self.latent(states[chosen])
+        return torch.zeros_like(states, dtype=rows.dtype).masked_scatter(chosen.unsqueeze(-1), rows)
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        instruction: str = "",
+        max_length: int | None = None,
+        *,
+        batch_tokens: int = 16384,
+        precision: Literal["auto", "float32", "bfloat16"] | None = None,
+        label: str = "encoding",
+    ) -> np.ndarray:
+        """Vectors of texts: float32 (n, dim), rows of norm 1, in the order given.
+
+        `instruction` is the task sentence alone, or a whole prefix of the template's shape. `precision` None is
+        float32 on a CPU and the weights' own dtype on a GPU. Raises UserError for what is not a string, and for an
+        instruction that leaves no room for text.
+        """
+        return batching.encode_texts(
+            self,
+            texts,
+            instruction=instruction,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            precision=None if precision is None else batching.resolve_precision(precision, self.device),
+            label=label,
+        )
+
+    def save_trainable(self, path: Path | str) -> Path:
+        """Write every trained tensor to a `.safetensors` file, or to `trainable.safetensors` in a folder."""
+        from nvembed.modeling.trainable import save_trainable
+
+        return save_trainable(self, path)
+
+    def load_trainable(self, path: Path | str) -> None:
+        """Read what `save_trainable` wrote. Raises UserError if it belongs to another section, naming the tensor."""
+        from nvembed.modeling.trainable import load_trainable
+
+        load_trainable(self, path)
+
+    def fingerprint(self) -> str:
+        """Digest of weights, pooling and text rule: equal fingerprints give equal vectors. For caches."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest_json([digest.hexdigest(), self.rule.digest(), self.spec.pooling, self.spec.attention])

@@ -1,0 +1,29 @@
+"""From token states to one vector a text. Always in float32: sums over many tokens lose digits in bf16."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Pooling = Literal["latent", "mean", "last", "cls"]
+
+
+def pool(hidden: Tensor, attention_mask: Tensor, pool_mask: Tensor, pooling: Pooling) -> Tensor:
+    """(batch, tokens, dim) → (batch, dim) float32, not normalised.
+
+    `latent` and `mean` average the pooled tokens, `last` takes the last pooled one, `cls` the first attended one.
+    A row without pooled tokens gives zeros.
+    """
+    chosen = (pool_mask.bool() & attention_mask.bool()).to(hidden.device)
+    hidden = hidden.float()
+    if pooling in ("latent", "mean"):
+        weights = chosen.unsqueeze(-1).float()
+        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+    places = torch.arange(hidden.shape[1], device=hidden.device)
+    if pooling == "last":
+        index = torch.where(chosen, places, 0).amax(1)
+    else:
+        index = attention_mask.to(hidden.device).long().argmax(1)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]

@@ -1,0 +1,76 @@
+"""What makes a text embedding model beside its weights: pooling, latent block, text rule. Plain data, kept in config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from nvembed.core.errors import UserError
+from nvembed.modeling.attention import Attention
+from nvembed.modeling.latent import LatentAttention
+from nvembed.modeling.pooling import Pooling
+from nvembed.text import DEFAULT_TEMPLATE
+
+if TYPE_CHECKING:
+    from nvembed.recipe import Model
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """Shape of the latent block; None: the backbone's hidden size, as published."""
+
+    num_latents: int = 512
+    num_heads: int = 8
+    head_dim: int | None = None
+    latent_dim: int | None = None
+    ff_mult: int = 4
+
+    def build(self, dim: int, *, identity: bool = False) -> LatentAttention:
+        """The block for token states of width `dim`, freshly initialised."""
+        return LatentAttention(dim, identity=identity, **asdict(self))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All of a model's behaviour that is not in its weights."""
+
+    pooling: Pooling = "latent"
+    attention: Attention = "bidirectional"
+    latent: LatentSpec | None = None
+    template: str = DEFAULT_TEMPLATE
+    layout: Literal["offset", "nv-embed"] = "offset"
+    append_eos: bool = True
+    max_length: int = 512
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @classmethod
+    def from_section(cls, model: Model) -> Spec:
+        """The specification that a recipe's model section asks for."""
+        latent = None
+        if model.pooling == "latent":
+            block = model.latent
+            latent = LatentSpec(block.num_latents, block.num_heads, block.head_dim, None, block.ff_mult)
+        return cls(
+            pooling=model.pooling,
+            attention=model.attention,
+            latent=latent,
+            template=model.query_template,
+            append_eos=model.append_eos,
+            max_length=model.max_length,
+            precision=model.precision,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> Spec:
+        """The specification back from `to_dict`. Raises UserError for keys or values that this version cannot read."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UserError(f"{where}: unknown keys {', '.join(unknown)}; the model was written by a later version")
+        latent = values.get("latent")
+        return cls(**{**values, "latent": LatentSpec(**latent) if latent else None})
