@@ -1,0 +1,41 @@
+"""evaluate, run by KFP's local runner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from kfp import dsl
+from pipeline_harness import run_component
+
+from components.evaluate.component import evaluate
+from nvembed.core.artifacts import read_manifest
+
+if TYPE_CHECKING:
+    from conftest import TinyRun
+
+
+@pytest.mark.parametrize("candidate", ["bm25", "stage2"])
+def test_scores_a_candidate_as_the_pipeline_did(
+    tmp_path: Path, sections: dict[str, str], tiny_run: TinyRun, candidate: str
+) -> None:
+    folder = run_component(
+        evaluate,
+        tmp_path,
+        artifacts={
+            "eval_sets": (dsl.Dataset, tiny_run.artifact("prepare-data", "eval_sets")),
+            "stage1": (dsl.Model, tiny_run.artifact("train", "adapter")),
+            "stage2": (dsl.Model, tiny_run.artifact("train-2", "adapter")),
+        },
+        candidate=candidate,
+        evaluation=sections["evaluation"],
+        model=sections["model"],
+        resources=sections["resources"],
+    )
+
+    results = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
+    assert results["candidate"] == candidate
+    (same,) = [path for path in tiny_run.results() if read_manifest(path).extra["candidate"] == candidate]
+    assert read_manifest(folder / "results").headline == pytest.approx(read_manifest(same).headline, abs=1e-6)

@@ -1,0 +1,39 @@
+"""resolve_recipe, run by KFP's local runner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pipeline_harness import output_parameters, run_component
+
+from components.resolve_recipe.component import resolve_recipe
+
+
+def test_hands_on_every_section_as_canonical_json_with_the_sources_digest(tmp_path: Path) -> None:
+    folder = run_component(
+        resolve_recipe, tmp_path, recipe="tiny", overrides="stage1.steps=3\nstage2.learning_rate=1e-5"
+    )
+
+    sections = output_parameters(folder)
+    assert json.loads(sections["stage1"])["steps"] == 3
+    assert json.loads(sections["stage2"])["learning_rate"] == 1e-5
+    assert len(json.loads(sections["data"])["digest"]) == 64
+    assert json.loads(sections["model"])["digest"]
+    assert sections["stage1"] == json.dumps(json.loads(sections["stage1"]), sort_keys=True, separators=(",", ":"))
+    assert sections["candidates"] == ["bm25", "base", "stage1", "stage2"]
+
+
+def test_changing_stage_2_changes_no_section_before_it(tmp_path: Path) -> None:
+    first = output_parameters(run_component(resolve_recipe, tmp_path / "a", recipe="tiny"))
+    second = output_parameters(
+        run_component(resolve_recipe, tmp_path / "b", recipe="tiny", overrides="stage2.learning_rate=1e-5")
+    )
+
+    assert {name for name in first if first[name] != second[name]} == {"stage2"}
+
+
+def test_a_misspelt_key_fails_the_task(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="resolve-recipe"):
+        run_component(resolve_recipe, tmp_path, recipe="tiny", overrides="stage2.lerning_rate=1e-5")

@@ -1,0 +1,39 @@
+"""train, run by KFP's local runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kfp import dsl
+from pipeline_harness import run_component
+
+from components.train.component import train
+from nvembed.core.artifacts import read_manifest
+
+if TYPE_CHECKING:
+    from conftest import TinyRun
+
+
+def test_stage_2_goes_on_from_stage_1_and_repeats_bit_for_bit(
+    tmp_path: Path, sections: dict[str, str], tiny_run: TinyRun
+) -> None:
+    folder = run_component(
+        train,
+        tmp_path,
+        artifacts={
+            "dataset": (dsl.Dataset, tiny_run.artifact("mine-hard-negatives", "mined")),
+            "init": (dsl.Model, tiny_run.artifact("train", "adapter")),
+        },
+        name="stage2",
+        stage=sections["stage2"],
+        model=sections["model"],
+        resources=sections["resources"],
+    )
+
+    adapter = folder / "adapter" / "trainable.safetensors"
+    before = tiny_run.artifact("train", "adapter") / "trainable.safetensors"
+    in_the_run = tiny_run.artifact("train-2", "adapter") / "trainable.safetensors"
+    assert read_manifest(folder / "adapter", kind="adapter").headline["stage2.steps"] == 3
+    assert adapter.read_bytes() != before.read_bytes()
+    assert adapter.read_bytes() == in_the_run.read_bytes()
