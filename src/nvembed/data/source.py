@@ -1,0 +1,59 @@
+"""A source at the door: is it there, can it be used, what is its digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nvembed.core.errors import UserError
+
+if TYPE_CHECKING:
+    from nvembed.recipe import Data
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used: its line (of a Parquet file: its row), counted from 1, and why."""
+
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class SourceCheck:
+    """What a source holds. `bad_rows` lists the first of them only, `bad` counts them all."""
+
+    digest: str
+    rows: int
+    bad_rows: tuple[BadRow, ...] = ()
+    bad: int = 0
+    duplicates: int = 0
+
+
+def check_source(data: Data) -> SourceCheck:
+    """Read a source through and say what it holds.
+
+    Raises UserError for whatever would end a run later: nothing there, nothing to read it with, a missing column,
+    too many unusable rows, too few pairs to hold any out, or content other than `data.digest` says.
+    """
+    if data.source == "python_docs":
+        from nvembed.data.pydocs import read_python_docs
+
+        docs = read_python_docs()
+        check = SourceCheck(docs.digest, len(docs.pairs))
+    else:
+        raise NotImplementedError
+    check_digest(data, check.digest)
+    return check
+
+
+def check_digest(data: Data, digest: str) -> None:
+    """Raises UserError if the recipe was resolved against other content."""
+    if data.digest is not None and data.digest != digest:
+        raise UserError(
+            f"data.digest: {data.path or data.source} changed since the recipe was resolved "
+            f"({digest[:12]} now, {data.digest[:12]} then); start the run anew"
+        )

@@ -1,0 +1,112 @@
+"""Dataset folders on disk: Parquet in numbered parts, the same bytes for the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvembed.core.digests import digest_text
+from nvembed.core.errors import UserError
+from nvembed.data.example import Example
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_A_PART = 50_000
+_FIELDS = [field.name for field in fields(Example)]
+
+
+def write_examples(
+    folder: Path, examples: Sequence[Example], *, columns: Mapping[str, Sequence[Any]] | None = None
+) -> None:
+    """Write `<folder>/train/part-NNNNN.parquet`, one row an example.
+
+    Args:
+        folder: the dataset folder.
+        examples: rows, in the order in which they are read back.
+        columns: further columns beside them, one value an example: `positive_score` (float or None) and
+            `negative_scores` (list of float), as mining finds them.
+    """
+    import pyarrow as pa
+
+    types = {"positive_score": pa.float32(), "negative_scores": pa.list_(pa.float32())}
+    text = pa.string()
+    schema = pa.schema(
+        [pa.field(name, pa.list_(text) if name == "negatives" else text, nullable=False) for name in _FIELDS]
+        + [pa.field(name, types[name]) for name in columns or ()]
+    )
+    rows = [asdict(example) for example in examples]
+    for name, values in (columns or {}).items():
+        for row, value in zip(rows, values, strict=True):
+            row[name] = value
+    write_parts(folder / "train", rows, schema)
+
+
+def read_examples(folder: Path | str) -> list[Example]:
+    """All training examples of a dataset folder, in order. Raises UserError if it holds none."""
+    examples = [
+        Example(**{**{name: row[name] for name in _FIELDS}, "negatives": tuple(row["negatives"])})
+        for row in read_parts(Path(folder) / "train")
+    ]
+    if not examples:
+        raise UserError(f"{folder}: holds no training examples; give a folder that prepare or mining wrote")
+    return examples
+
+
+def write_corpus(folder: Path, texts: Iterable[str]) -> int:
+    """Write `<folder>/corpus/part-NNNNN.parquet` (id, text), each text once in first-seen order; return how many."""
+    rows = [{"id": document_id(text), "text": text} for text in dict.fromkeys(texts)]
+    write_parts(folder / "corpus", rows, text_schema())
+    return len(rows)
+
+
+def read_corpus(folder: Path | str) -> dict[str, str]:
+    """The passages of a dataset folder: id → text, in order."""
+    return {row["id"]: row["text"] for row in read_parts(Path(folder) / "corpus")}
+
+
+def text_schema() -> pa.Schema:
+    """Two string columns: id, text."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("text", pa.string(), nullable=False)])
+
+
+def write_parts(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as numbered Parquet parts, at least one (an empty dataset still has its columns)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, start in enumerate(range(0, max(len(rows), 1), ROWS_A_PART)):
+        write_table(folder / f"part-{part:05d}.parquet", rows[start : start + ROWS_A_PART], schema)
+
+
+def write_table(file: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as one Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), file, compression="zstd")
+
+
+def read_parts(folder: Path) -> Iterable[dict[str, Any]]:
+    """Rows of all parts of a folder, in order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for file in sorted(folder.glob("*.parquet")):
+        try:
+            table = pq.read_table(file)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file}: cannot be read as Parquet ({error}); make the folder anew") from error
+        yield from table.to_pylist()
+
+
+def document_id(text: str) -> str:
+    """The id of a passage: a digest of its text."""
+    return "d" + digest_text(text)[:16]
+
+
+def query_id(text: str) -> str:
+    """The id of a query: a digest of its text."""
+    return "q" + digest_text(text)[:16]
