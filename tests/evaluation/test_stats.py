@@ -51,9 +51,7 @@ def test_pairing_is_narrower_than_two_intervals_apart() -> None:
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
     a, b = some_scores()
-    first, again, other = (
-        paired_difference(Mean(a), Mean(b), samples=300, confidence=0.95, seed=s) for s in (5, 5, 6)
-    )
+    first, again, other = (paired_difference(Mean(a), Mean(b), samples=300, confidence=0.95, seed=s) for s in (5, 5, 6))
     assert first == again != other
     assert task_seed(17, "test", "retrieval") != task_seed(17, "test", "clustering")
 

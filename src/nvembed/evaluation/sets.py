@@ -51,7 +51,9 @@ def read_sets(folder: Path | str, splits: Iterable[str]) -> list[EvalSet]:
     for split in splits:
         tasks = sorted((Path(folder) / split).glob("*/task.json"))
         if not tasks:
-            raise UserError(f"{folder}: no tasks under {split}/; make the eval sets anew or leave out the split {split!r}")
+            raise UserError(
+                f"{folder}: no tasks under {split}/; make the eval sets anew or leave out the split {split!r}"
+            )
         sets += [_read_set(file.parent, split) for file in tasks]
     return sets
 

@@ -1,0 +1,134 @@
+"""The evaluation folder: written by `evaluate`, read by `compare`.
+
+`results.json` and `items.parquet` hold nothing that differs from one run to the next; seconds and speed stand in the
+manifest, which no content digest covers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvembed.core.artifacts import output_folder, read_manifest, write_file, write_manifest
+from nvembed.core.errors import UserError
+
+if TYPE_CHECKING:
+    from nvembed.evaluation.scoring import Scored
+    from nvembed.recipe import Evaluation
+
+RESULTS, ITEMS = "results.json", "items.parquet"
+
+
+@dataclass(frozen=True)
+class Results:
+    """An evaluation folder read back. `items` maps (split, task) to that task's item rows."""
+
+    folder: Path
+    candidate: str
+    eval_sets: str
+    tasks: dict[tuple[str, str], dict[str, Any]]
+    items: dict[tuple[str, str], list[dict[str, Any]]]
+    content: str
+    speed: dict[str, Any]
+
+
+def write_results(
+    out: Path,
+    candidate: str,
+    evaluation: Evaluation,
+    *,
+    variants: Mapping[str, list[Scored]],
+    eval_sets: str,
+    inputs: Mapping[str, str],
+    licenses: Mapping[str, str],
+    speed: Mapping[str, Any],
+) -> None:
+    """Write an evaluation folder; of several variants each task keeps the one that scores best on it."""
+    rows, items = [], []
+    for scored in zip(*variants.values(), strict=True):
+        by_name = dict(zip(variants, scored, strict=True))
+        variant = max(by_name, key=lambda name: by_name[name].score)
+        best = by_name[variant]
+        source = best.source
+        rows.append(
+            {
+                "split": source.split,
+                "task": source.name,
+                "type": source.type,
+                "metric": source.main_score,
+                "score": best.score,
+                "variant": variant,
+                "items": len(best.items),
+                "scores": best.scores,
+                "instruction": source.instruction,
+                "variants": {name: {"score": one.score, "scores": one.scores} for name, one in by_name.items()},
+            }
+        )
+        items += [{"split": source.split, "task": source.name, **item} for item in best.items]
+    headline = {f"eval.{candidate}.{row['split']}.{row['task']}": float(str(row["score"])) for row in rows}
+    with output_folder(out) as folder:
+        content = {"candidate": candidate, "eval_sets": eval_sets, "seed": evaluation.seed, "tasks": rows}
+        write_file(folder / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        _write_items(folder / ITEMS, items)
+        write_manifest(
+            folder,
+            kind="evaluation",
+            section=evaluation.model_dump(mode="json"),
+            inputs={"eval_sets": eval_sets, **inputs},
+            counts={f"{row['split']}.{row['task']}": int(str(row["items"])) for row in rows},
+            licenses=licenses,
+            headline=headline,
+            extra={"candidate": candidate, "speed": dict(speed)},
+        )
+
+
+def _write_items(file: Path, items: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("split", pa.string()),
+            ("task", pa.string()),
+            ("item", pa.string()),
+            ("score", pa.float64()),
+            ("target", pa.int32()),
+            ("predictions", pa.list_(pa.int32())),
+            ("draws", pa.list_(pa.int32())),
+            ("rank", pa.int32()),
+            ("top", pa.list_(pa.string())),
+            ("text", pa.string()),
+            ("relevant_text", pa.string()),
+            ("top_text", pa.string()),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist(items, schema=schema), file, compression="zstd")
+
+
+def read_results(folder: Path | str) -> Results:
+    """Read an evaluation folder. Raises UserError if it is none or was changed."""
+    import pyarrow.parquet as pq
+
+    folder = Path(folder)
+    manifest = read_manifest(folder, kind="evaluation", verify=True)
+    try:
+        content = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        rows = pq.read_table(folder / ITEMS).to_pylist()
+        tasks = {(row["split"], row["task"]): row for row in content["tasks"]}
+        items: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in tasks}
+        for row in rows:
+            items[row["split"], row["task"]].append(row)
+        return Results(
+            folder=folder,
+            candidate=content["candidate"],
+            eval_sets=content["eval_sets"],
+            tasks=tasks,
+            items=items,
+            content=manifest.content,
+            speed=dict(manifest.extra.get("speed") or {}),
+        )
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{folder}: cannot be read as an evaluation ({error!r}); evaluate anew") from error
