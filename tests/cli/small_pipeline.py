@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import List
+from typing import List  # noqa: UP035 - KFP reads this spelling
 
 from kfp import compiler, dsl
 
@@ -67,7 +67,9 @@ def evaluate(candidate: str, adapter: dsl.Input[dsl.Model], results: dsl.Output[
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def compare_models(
-    results: dsl.Input[List[dsl.Dataset]], comparison: dsl.Output[dsl.Artifact], registered: dsl.OutputPath(str)
+    results: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    comparison: dsl.Output[dsl.Artifact],
+    registered: dsl.OutputPath(str),
 ):
     import json
     from pathlib import Path
@@ -89,7 +91,7 @@ def finalize_run(final: dsl.PipelineTaskFinalStatus):
 
 
 @dsl.pipeline
-def evaluate_all(candidates: list, adapter: dsl.Input[dsl.Model]) -> List[dsl.Dataset]:
+def evaluate_all(candidates: list, adapter: dsl.Input[dsl.Model]) -> List[dsl.Dataset]:  # noqa: UP006
     with dsl.ParallelFor(candidates) as candidate:
         task = evaluate(candidate=candidate, adapter=adapter)
     return dsl.Collected(task.outputs["results"])

@@ -1,0 +1,119 @@
+"""A local HTTP server that speaks Kubeflow Pipelines' v2beta1 API as far as submitting and following a run needs."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+PREFIX = "/apis/v2beta1"
+
+
+@dataclass
+class Kubeflow:
+    """The server's state. A run goes through `states`, one step a look, and stays at the last."""
+
+    states: list[str] = field(default_factory=lambda: ["PENDING", "RUNNING", "SUCCEEDED"])
+    token: str | None = None
+    experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    looks: dict[str, int] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    fail_next_looks: int = 0
+    url: str = ""
+
+    def submitted(self) -> dict[str, Any]:
+        """The only run that was created, as it was uploaded."""
+        (run,) = self.runs.values()
+        return run
+
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, dict[str, Any]]:
+        """Status and body for a request under `/apis/v2beta1`."""
+        if (method, path) == ("GET", "/healthz"):
+            return 200, {"multi_user": False}
+        if (method, path) == ("GET", "/experiments"):
+            wanted = json.loads(query["filter"][0])["predicates"][0]["stringValue"] if "filter" in query else None
+            found = [one for one in self.experiments.values() if wanted in (None, one["display_name"])]
+            return 200, {"experiments": found, "total_size": len(found)} if found else {}
+        if (method, path) == ("POST", "/experiments"):
+            made = {**body, "experiment_id": str(uuid.uuid4())}
+            self.experiments[made["experiment_id"]] = made
+            return 200, made
+        if (method, path) == ("POST", "/runs"):
+            return self._create_run(body)
+        if method == "GET" and path.startswith("/runs/"):
+            return self._look(path.removeprefix("/runs/"))
+        return 404, {"message": f"no {method} {path}"}
+
+    def _create_run(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if body["experiment_id"] not in self.experiments:
+            return 400, {"message": "no such experiment"}
+        run_id = str(uuid.uuid4())
+        self.runs[run_id] = body
+        return 200, self._run(run_id, "PENDING")
+
+    def _look(self, run_id: str) -> tuple[int, dict[str, Any]]:
+        if self.fail_next_looks:
+            self.fail_next_looks -= 1
+            return 503, {"message": "try again"}
+        count = self.looks[run_id] = self.looks.get(run_id, 0) + 1
+        state = self.states[min(count, len(self.states)) - 1]
+        answer = self._run(run_id, state)
+        if state == "FAILED":
+            answer["run_details"] = {"task_details": [{"display_name": "train-2", "state": "FAILED"}]}
+        return 200, answer
+
+    def _run(self, run_id: str, state: str) -> dict[str, Any]:
+        name = self.runs[run_id]["display_name"]
+        return {"run_id": run_id, "display_name": name, "state": state, "created_at": "2026-01-01T00:00:00Z"}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    kubeflow: Kubeflow
+
+    def _serve(self) -> None:
+        address = urlsplit(self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.kubeflow.requests.append(f"{self.command} {address.path}")
+        wanted = self.kubeflow.token
+        if wanted is not None and self.headers.get("Authorization") != f"Bearer {wanted}":
+            status, answer = 401, {"message": "who are you"}
+        elif not address.path.startswith(PREFIX):
+            status, answer = 404, {"message": "not here"}
+        else:
+            path = address.path.removeprefix(PREFIX)
+            status, answer = self.kubeflow.answer(self.command, path, parse_qs(address.query), body)
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = _serve
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep quiet."""
+
+
+class serve:
+    """Context manager: the server on a free port of this machine."""
+
+    def __init__(self, kubeflow: Kubeflow | None = None) -> None:
+        self.kubeflow = kubeflow or Kubeflow()
+
+    def __enter__(self) -> Kubeflow:
+        handler = type("Handler", (_Handler,), {"kubeflow": self.kubeflow})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.kubeflow.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self.kubeflow
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,190 @@
+"""The compiled file reaches a server unchanged, by KFP's own command line and by ours; the exit code is the run's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nvembed.cli import main
+from nvembed.cluster import pipeline_file
+
+KFP = Path(sys.executable).with_name("kfp")
+
+
+def compiled() -> dict:
+    """The compiled file as the server should get it."""
+    documents = list(yaml.safe_load_all(pipeline_file().read_text()))
+    return documents[0] if len(documents) == 1 else {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+
+
+def kfp(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KFP_", "KF_"))}
+    return subprocess.run(
+        [str(KFP), *arguments],
+        env={**kept, "HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch):
+    for name in ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT", "KFP_TOKEN", "KFP_EXISTING_TOKEN", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def submit(*arguments: str) -> int:
+    return main(["submit", *arguments])
+
+
+def test_kfp_run_submit_uploads_the_compiled_file_as_it_is(kubeflow, tmp_path):
+    command = [
+        "--endpoint",
+        kubeflow.url,
+        "run",
+        "submit",
+        "-e",
+        "nvembed",
+        "-f",
+        str(pipeline_file()),
+        "recipe=laptop",
+    ]
+    done = kfp(*command, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert kubeflow.submitted()["pipeline_spec"] == compiled()
+    assert kubeflow.submitted()["runtime_config"]["parameters"] == {"recipe": "laptop"}
+
+
+def test_a_bare_kfp_run_submit_works_with_the_environment_the_readme_gives(kubeflow, tmp_path):
+    done = kfp(
+        "run",
+        "submit",
+        home=tmp_path,
+        KFP_ENDPOINT=kubeflow.url,
+        KFP_RUN_CREATE_EXPERIMENT_NAME="nvembed",
+        KFP_RUN_CREATE_PACKAGE_FILE=str(pipeline_file()),
+    )
+    assert done.returncode == 0, done.stderr
+    assert kubeflow.submitted()["pipeline_spec"] == compiled()
+
+
+def test_nvembed_submit_uploads_the_same_spec_with_recipe_and_overrides_as_parameters(kubeflow, capsys):
+    code = submit("--recipe", "tiny", "--set", "stage1.steps=3", "--set", "stage2.steps=2", "--endpoint", kubeflow.url)
+    assert code == 0
+    run = kubeflow.submitted()
+    assert run["pipeline_spec"] == compiled()
+    assert run["runtime_config"]["parameters"] == {"recipe": "tiny", "overrides": "stage1.steps=3\nstage2.steps=2"}
+    (run_id,) = kubeflow.runs
+    assert f"{kubeflow.url}/#/runs/details/{run_id}" in capsys.readouterr().out
+
+
+def test_a_recipe_file_travels_as_its_text_and_the_image_as_a_parameter(kubeflow, tmp_path, capsys):
+    assert main(["recipe", "show", "tiny"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "mine.yaml").write_text(text)
+    assert submit("--recipe", str(tmp_path / "mine.yaml"), "--image", "here/nvembed:1", "--endpoint", kubeflow.url) == 0
+    parameters = kubeflow.submitted()["runtime_config"]["parameters"]
+    assert parameters["recipe"] == text
+    assert parameters["image"] == "here/nvembed:1"
+
+
+@pytest.mark.parametrize(("last", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
+def test_with_wait_the_exit_code_is_the_runs(kubeflow, capsys, last, code):
+    kubeflow.states = ["PENDING", "RUNNING", last]
+    assert submit("--recipe", "tiny", "--endpoint", kubeflow.url, "--wait", "--poll", "0.05") == code
+    said = capsys.readouterr()
+    assert last in said.out
+    assert ("train-2" in said.err) == (last == "FAILED")
+
+
+def test_a_lost_answer_while_waiting_does_not_lose_the_run(kubeflow):
+    kubeflow.fail_next_looks = 2
+    assert submit("--recipe", "tiny", "--endpoint", kubeflow.url, "--wait", "--poll", "0.05") == 0
+
+
+def test_an_existing_experiment_is_used_again(kubeflow):
+    for _ in range(2):
+        assert submit("--recipe", "tiny", "--endpoint", kubeflow.url) == 0
+    assert len(kubeflow.experiments) == 1
+    assert len(kubeflow.runs) == 2
+
+
+def test_the_endpoint_and_token_come_from_the_environment_and_the_token_is_never_shown(kubeflow, monkeypatch, capsys):
+    kubeflow.token = "very-secret"
+    monkeypatch.setenv("KFP_ENDPOINT", kubeflow.url)
+    assert submit("--recipe", "tiny") == 2
+    assert "KFP_TOKEN" in capsys.readouterr().err
+    monkeypatch.setenv("KFP_TOKEN", "very-secret")
+    assert main(["--verbose", "submit", "--recipe", "tiny"]) == 0
+    said = capsys.readouterr()
+    assert "very-secret" not in said.out + said.err
+    assert len(kubeflow.runs) == 1
+
+
+def test_an_endpoint_that_cannot_be_reached_is_one_line_within_seconds(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        started = time.monotonic()
+        assert submit("--recipe", "tiny", "--endpoint", f"http://127.0.0.1:{taken.getsockname()[1]}") == 2
+    assert time.monotonic() - started < 6
+    assert_one_line(capsys, "cannot be reached")
+
+
+def test_an_endpoint_that_never_answers_is_one_line_within_seconds(capsys):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        assert submit("--recipe", "tiny", "--endpoint", f"http://127.0.0.1:{silent.getsockname()[1]}") == 2
+    assert time.monotonic() - started < 7
+    assert_one_line(capsys, "cannot be reached")
+
+
+def test_no_endpoint_at_all_is_told_with_a_way_out(capsys):
+    assert submit("--recipe", "tiny") == 2
+    assert_one_line(capsys, "--endpoint")
+
+
+def test_a_data_file_of_this_machine_is_refused_before_anything_is_sent(kubeflow, tmp_path, capsys):
+    (tmp_path / "my.jsonl").write_text("{}\n")
+    code = submit("--recipe", "tiny", "--set", f"data.path={tmp_path / 'my.jsonl'}", "--endpoint", kubeflow.url)
+    assert code == 2
+    assert_one_line(capsys, "data.path")
+    assert kubeflow.requests == []
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/my.jsonl", "/mnt/not-here/my.jsonl"])
+def test_a_path_that_pods_can_read_is_accepted(kubeflow, path):
+    assert submit("--recipe", "tiny", "--set", f"data.path={path}", "--endpoint", kubeflow.url) == 0
+
+
+def test_dry_run_shows_the_parameters_and_sends_nothing(kubeflow, capsys):
+    assert submit("--recipe", "tiny", "--set", "stage1.steps=3", "--endpoint", kubeflow.url, "--dry-run") == 0
+    assert "stage1.steps=3" in capsys.readouterr().out
+    assert kubeflow.requests == []
+
+
+def test_a_parameter_the_pipeline_does_not_have_is_refused_with_the_known_ones(kubeflow, capsys):
+    assert submit("--recipe", "tiny", "-p", "state_clam=x", "--endpoint", kubeflow.url) == 2
+    assert_one_line(capsys, "state_claim")
+
+
+def test_compile_writes_what_is_shipped(tmp_path):
+    assert main(["compile", "-o", str(tmp_path / "again.yaml")]) == 0
+    again = list(yaml.safe_load_all((tmp_path / "again.yaml").read_text()))
+    assert again == list(yaml.safe_load_all(pipeline_file().read_text()))
+
+
+def assert_one_line(capsys, part: str) -> None:
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert part in lines[0]
