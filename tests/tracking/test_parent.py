@@ -127,17 +127,24 @@ def test_headlines_of_all_tasks_reach_the_parent_cached_ones_included(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NVEMBED_TRACKING_RUN_ID", "of-an-earlier-run")
-    mined = _folder(tmp_path / "mined", "mined", {"negatives": 2.0})
+    mined = _folder(tmp_path / "mined", "mined", {"mining.negatives": 2.0})
     monkeypatch.delenv("NVEMBED_TRACKING_RUN_ID")
-    compared = _folder(tmp_path / "compared", "comparison", {"stage2/gain": 0.05, "odd": float("nan")})
+    compared = _folder(tmp_path / "compared", "comparison", {"compare.stage2.gain": 0.05, "odd": float("nan")})
     parent = tracking.open_parent(RUN, load_recipe("tiny"))
     folders = {"mine_hard_negatives": mined, "compare_models": compared, "train_stage1": tmp_path / "never made"}
     tracking.log_headlines(RUN, folders)
     run = client().get_run(parent)
-    assert run.data.metrics == {"mine_hard_negatives/negatives": 2.0, "compare_models/stage2/gain": 0.05}
+    assert run.data.metrics == {"mining.negatives": 2.0, "compare.stage2.gain": 0.05}
     assert run.data.tags["nvembed.task.mine_hard_negatives"] == "of-an-earlier-run"
     listed = {item.path for item in client().list_artifacts(parent, "comparison")}
     assert listed == {"comparison/scores.png", "comparison/manifest.json"}
+
+
+def test_a_headline_that_two_tasks_share_keeps_both_values(store: str, tmp_path: Path) -> None:
+    parent = tracking.open_parent(RUN, load_recipe("tiny"))
+    folders = {task: _folder(tmp_path / task, "adapter", {"loss": loss}) for task, loss in [("a", 1.0), ("b", 2.0)]}
+    tracking.log_headlines(RUN, folders)
+    assert client().get_run(parent).data.metrics == {"a/loss": 1.0, "b/loss": 2.0}
 
 
 def test_headlines_without_a_pipeline_run_are_no_error(store: str, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from nvembed.tracking.client import (
     runs_of,
 )
 from nvembed.tracking.spool import Ledger, Spool
+from nvembed.tracking.store import check_server, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -47,9 +48,11 @@ class Courier:
 
     def deliver(self) -> None:
         """Bring everything that is there now; once the task has ended and all has arrived, close its run."""
-        if self._mlflow is None:
+        if self._mlflow is None or not self._attached:
+            check_server(
+                tracking_uri() or "", timeout=3
+            )  # a silent server is told apart sooner than by MLflow's client
             self._mlflow = client()
-        if not self._attached:
             self._attach(self._mlflow)
         child = self._ledger.child
         assert child is not None  # _attach sets it or raises

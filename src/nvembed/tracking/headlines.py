@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from nvembed.core.artifacts import MANIFEST, Manifest, read_manifest
 from nvembed.tracking.parent import find_parent
 
-logger = logging.getLogger(__name__)
 
-
-def headline_metrics(task: str, manifest: Manifest) -> dict[str, float]:
-    """A manifest's headline as metrics `task/name`: two tasks may measure the same thing."""
-    return {f"{task}/{name}": value for name, value in manifest.headline.items() if math.isfinite(value)}
+def headline_metrics(manifests: Mapping[str, Manifest]) -> dict[str, float]:
+    """All headlines by name; a name that two tasks use becomes `task/name` for both. What is no number is left out."""
+    uses = Counter(name for manifest in manifests.values() for name in manifest.headline)
+    return {
+        f"{task}/{name}" if uses[name] > 1 else name: value
+        for task, manifest in manifests.items()
+        for name, value in manifest.headline.items()
+        if math.isfinite(value)
+    }
 
 
 def log_headlines(run_id: str | None, folders: Mapping[str, Path | str]) -> None:
@@ -36,18 +40,11 @@ def log_headlines(run_id: str | None, folders: Mapping[str, Path | str]) -> None
     from nvembed.tracking.spool import metric_name
 
     mlflow, now = client(), int(time.time() * 1000)
-    metrics, tags = [], []
-    for task, folder in folders.items():
-        if not (Path(folder) / MANIFEST).is_file():
-            logger.info("%s: no manifest in %s, so no headline numbers", task, folder)
-            continue
-        manifest = read_manifest(folder)
-        metrics += [
-            Metric(metric_name(name), value, now, 0) for name, value in headline_metrics(task, manifest).items()
-        ]
-        if manifest.tracking_run_id:
-            tags.append(RunTag(f"nvembed.task.{task}", manifest.tracking_run_id))
+    manifests = {task: read_manifest(folder) for task, folder in folders.items() if (Path(folder) / MANIFEST).is_file()}
+    metrics = [Metric(metric_name(name), value, now, 0) for name, value in headline_metrics(manifests).items()]
+    tags = [RunTag(f"nvembed.task.{task}", m.tracking_run_id) for task, m in manifests.items() if m.tracking_run_id]
+    for task, manifest in manifests.items():
         if manifest.kind == "comparison":
-            log_folder(mlflow, parent, Path(folder), "comparison")
+            log_folder(mlflow, parent, Path(folders[task]), "comparison")
     for start in range(0, max(len(metrics), len(tags)), 100):
         mlflow.log_batch(parent, metrics=metrics[start : start + 100], tags=tags[start : start + 100])
