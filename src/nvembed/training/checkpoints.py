@@ -1,0 +1,170 @@
+"""Checkpoints: safetensors and JSON in one format for every ZeRO stage and number of ranks, whole or not at all.
+
+A checkpoint is a folder `step-NNNNNNNN` with `tensors.safetensors` (`weight/<name>`: the float32 weight of each
+trained parameter, `exp_avg/<name>` and `exp_avg_sq/<name>`: its Adam moments) and `state.json` (step, what made it,
+digest of the tensors' file). Frozen weights are not in it: the model section and the backbone's digest name them. Nor
+is any random state: every chunk is seeded from (seed, step, rank, chunk).
+
+It is written aside, flushed to the disk and renamed, so a name that exists names a whole checkpoint. A damaged one (a
+digest that does not fit) is passed over in favour of the one before it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvembed.core.digests import digest_file
+from nvembed.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+TENSORS = "tensors.safetensors"
+STATE = "state.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk. `step` steps are done; `seconds` were spent on them; `made_by` says what made it."""
+
+    folder: Path
+    step: int
+    seconds: float
+    made_by: Mapping[str, Any]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors by name, on the CPU."""
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / TENSORS)
+
+
+def save_checkpoint(
+    root: Path,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    step: int,
+    seconds: float,
+    made_by: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write a checkpoint under `root` and remove all but the newest `keep`.
+
+    Raises UserError if the disk is full; what stood there before is untouched.
+    """
+    from safetensors.torch import save_file
+
+    folder = root / f"step-{step:08d}"
+    aside = root / f".{folder.name}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / TENSORS)
+        state = {
+            "format": FORMAT,
+            "step": step,
+            "seconds": seconds,
+            "made_by": dict(made_by),
+            "digest": digest_file(aside / TENSORS),
+        }
+        (aside / STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for path in (aside / TENSORS, aside / STATE, aside):
+            flush_to_disk(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        flush_to_disk(root)
+    except Exception as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if _disk_is_full(error):
+            raise UserError(
+                f"{root}: the disk is full, checkpoint of step {step} not written (earlier ones are whole); free some"
+                " space and start again"
+            ) from error
+        raise
+    for old in _folders(root)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def newest_checkpoint(root: Path) -> Checkpoint | None:
+    """The newest checkpoint under `root` that is whole, None if there is none."""
+    for folder in _folders(root):
+        try:
+            return read_checkpoint(folder)
+        except UserError as error:
+            logger.warning("checkpoint passed over: %s", error)
+    return None
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """A checkpoint by name. Raises UserError if it is missing or damaged."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        whole = state["format"] == FORMAT and digest_file(folder / TENSORS) == state["digest"]
+        checkpoint = Checkpoint(folder, state["step"], state["seconds"], state["made_by"])
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: no checkpoint here ({error.filename} is missing); name a step-… folder") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: the checkpoint is damaged ({error}); use an earlier one") from error
+    if not whole:
+        raise UserError(f"{folder}: the checkpoint is damaged ({TENSORS} is not what was written); use an earlier one")
+    return checkpoint
+
+
+def check_made_by(checkpoint: Checkpoint, made_by: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that something else made.
+
+    Raises UserError that names each difference: a recipe key with both values, or the input whose content differs.
+    """
+    theirs, ours = dict(_leaves(checkpoint.made_by)), dict(_leaves(made_by))
+    differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+    if differing:
+        what = "; ".join(f"{key} is {_short(ours.get(key))}, there {_short(theirs.get(key))}" for key in differing[:6])
+        raise UserError(f"checkpoint {checkpoint.folder}: made by something else: {what}; resume with what made it")
+
+
+def remove_checkpoints(root: Path) -> None:
+    """Remove all checkpoints: the run they were for has ended."""
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folders(root: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted(root.glob("step-[0-9]*"), reverse=True)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 24 else text[:16] + "…"
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """safetensors tells of a full disk in words only."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)

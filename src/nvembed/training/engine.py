@@ -1,0 +1,183 @@
+"""The DeepSpeed engine: start it, take the optimiser's state out by parameter name, put it back.
+
+Trained weights are float32 and are their own master copies; low precision comes from autocast around the encoder (and,
+on a GPU, from frozen weights kept in bfloat16). So every ZeRO stage runs the same numerics.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from nvembed.modeling.batching import autocast
+
+if TYPE_CHECKING:
+    from nvembed.modeling import NVEmbedModel
+    from nvembed.recipe import Stage
+    from nvembed.training.chunks import Chunk
+
+logger = logging.getLogger(__name__)
+MOMENTS = ("exp_avg", "exp_avg_sq")
+PATIENCE = timedelta(hours=2)  # what a rank waits for another: longer than any step, checkpoint or lock
+
+
+class Encoder(nn.Module):
+    """Chunks to vectors. This is what DeepSpeed wraps: all chunks of one backward pass go through one call.
+
+    Args:
+        model: the embedding model.
+        precision: what it computes in; `bfloat16` by autocast.
+    """
+
+    def __init__(self, model: NVEmbedModel, precision: Literal["float32", "bfloat16"]) -> None:
+        super().__init__()
+        self.model = model
+        self.precision = precision
+
+    def forward(self, chunks: list[Chunk]) -> torch.Tensor:
+        """Vectors of the chunks' texts in chunk order: (n, dim) float32, rows of norm 1."""
+        vectors = []
+        for chunk in chunks:
+            torch.manual_seed(chunk.seed)
+            with autocast(self.precision, chunk.input_ids.device):
+                vectors.append(self.model(chunk.input_ids, chunk.attention_mask, chunk.pool_mask))
+        return torch.cat(vectors)
+
+
+def quiet_deepspeed(device: str) -> None:
+    """Keep DeepSpeed to warnings and, on a CPU, from compiling an operation that training never calls.
+
+    DeepSpeed builds a shared-memory all-reduce when it starts on a CPU (a minute with a compiler, an error without). It
+    serves tensor-parallel inference alone. An empty table of compatible operations makes it go without.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if device == "cuda" else "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    for name in ("DeepSpeed", "deepspeed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if device == "cpu":
+        deepspeed.ops.__compatible_ops__ = {}
+
+
+def join_ranks(device: str) -> tuple[int, int, torch.device]:
+    """Join the process group that torchrun describes; rank, number of ranks and this rank's device."""
+    import deepspeed
+
+    here = torch.device(device)
+    if device == "cuda":
+        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(here)
+    backend = "nccl" if device == "cuda" else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, timeout=PATIENCE, verbose=False)
+    return torch.distributed.get_rank(), torch.distributed.get_world_size(), here
+
+
+def start_engine(encoder: Encoder, groups: list[dict[str, Any]], stage: Stage) -> Any:
+    """A DeepSpeed engine with AdamW over parameter groups that carry their own learning rates."""
+    import deepspeed
+
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    config = {
+        "train_micro_batch_size_per_gpu": 1,  # we divide the batch ourselves; one boundary a step
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": 10**9,
+        "zero_optimization": {"stage": stage.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        # At stage 0 we clip ourselves, since DeepSpeed's clipping there does not tell the norm.
+        "gradient_clipping": stage.max_grad_norm if stage.zero_stage else 0.0,
+    }
+    engine, *_ = deepspeed.initialize(model=encoder, optimizer=optimizer, config=config, dist_init_required=False)
+    return engine
+
+
+def trained_parameters(engine: Any) -> dict[str, nn.Parameter]:
+    """Trained parameters by their name in the embedding model, in the model's order."""
+    return {name: p for name, p in engine.module.model.named_parameters() if p.requires_grad}
+
+
+def clip_and_step(engine: Any, max_grad_norm: float) -> float:
+    """Clip the gradients, take the optimiser's step; the gradients' norm before clipping."""
+    if engine.zero_optimization_stage() == 0:
+        norm = nn.utils.clip_grad_norm_(list(trained_parameters(engine).values()), max_grad_norm)
+        engine.step()
+        return float(norm)
+    engine.step()
+    return float(engine.get_global_grad_norm())
+
+
+def gathered(engine: Any) -> AbstractContextManager[Any]:
+    """Within this, the trained parameters are whole on every rank (only ZeRO 3 has to do something for it)."""
+    import deepspeed
+
+    if engine.zero_optimization_stage() < 3:
+        return nullcontext()
+    return deepspeed.zero.GatheredParameters(list(trained_parameters(engine).values()))
+
+
+def export_state(engine: Any) -> dict[str, torch.Tensor]:
+    """Trained weights and Adam moments by name, whole, on the CPU. To be called by all ranks."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    plain = engine.zero_optimization_stage() == 0
+    tensors = {}
+    for name, parameter in trained_parameters(engine).items():
+        weight = parameter if plain else safe_get_full_fp32_param(parameter)
+        tensors[f"weight/{name}"] = weight.detach().to("cpu", torch.float32)
+        for key in MOMENTS:
+            moment = engine.optimizer.state[parameter][key] if plain else safe_get_full_optimizer_state(parameter, key)
+            tensors[f"{key}/{name}"] = moment.detach().to("cpu", torch.float32)
+    return tensors
+
+
+def load_weights(model: NVEmbedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put a checkpoint's weights into the model, before the engine takes it over and makes its own copies."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(tensors[f"weight/{name}"])
+
+
+def load_moments(engine: Any, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+    """Put a checkpoint's Adam moments into a fresh engine whose optimiser then counts `step` steps."""
+    stage = engine.zero_optimization_stage()
+    parameters = trained_parameters(engine)
+    if stage == 0:
+        for name, parameter in parameters.items():
+            _fill_state(engine.optimizer.state[parameter], parameter, step)
+            for key in MOMENTS:
+                engine.optimizer.state[parameter][key].copy_(tensors[f"{key}/{name}"])
+        return
+    _load_partitioned_moments(engine, parameters, tensors, step)
+
+
+def _load_partitioned_moments(
+    engine: Any, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor], step: int
+) -> None:
+    """ZeRO makes the optimiser's state at the first step; make it now, then fill it by name."""
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    zero = engine.optimizer
+    stage = engine.zero_optimization_stage()
+    flat = zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
+    for partition in flat:
+        _fill_state(zero.optimizer.state[partition], partition, step)
+    if stage < 3:
+        zero._lazy_init_hp_params_optimizer_state()
+    for name, parameter in parameters.items():
+        for key in MOMENTS:
+            safe_set_full_optimizer_state(parameter, tensors[f"{key}/{name}"].to(engine.device), key)
+
+
+def _fill_state(state: dict[str, Any], like: torch.Tensor, step: int) -> None:
+    """The state that fused AdamW keeps of one tensor, with its moments zero."""
+    state["step"] = torch.tensor(float(step), dtype=torch.float32, device=like.device)
+    for key in MOMENTS:
+        state[key] = torch.zeros_like(like, memory_format=torch.preserve_format).detach()

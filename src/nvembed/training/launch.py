@@ -1,0 +1,115 @@
+"""Starting the ranks: torchrun as a child whose life ends with ours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from nvembed.core import lifeline
+from nvembed.core.errors import UserError
+
+GRACE = 60.0  # seconds for the ranks to end their step and write a checkpoint
+
+
+def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Path) -> None:
+    """Run `nvembed.training.worker` on `processes` ranks until all have ended.
+
+    Args:
+        job: a job file; `error.json` is looked for beside it.
+        device: `cpu` or `cuda`.
+        processes: ranks on this machine.
+        threads: CPU threads of a rank.
+        log: gets what the ranks say, appended.
+
+    Raises:
+        UserError: a rank met something the user has to mend.
+        RuntimeError: the ranks failed; the message ends with the log's last lines.
+    """
+    error = job.parent / "error.json"
+    error.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "nvembed.training.worker", str(job)]
+    with log.open("ab") as stream, _sigterm_raises():
+        start = stream.tell()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=_environment(device, threads),
+            start_new_session=True,
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+    if code == 0:
+        return
+    if error.exists():
+        raise UserError(json.loads(error.read_text(encoding="utf-8"))["error"])
+    with log.open("rb") as stream:
+        stream.seek(start)
+        lines = stream.read().decode("utf-8", "replace").splitlines()
+    raise RuntimeError(f"training ended with exit code {code}; log: {log}\n" + "\n".join(lines[-30:]))
+
+
+def cpu_cores() -> int:
+    """Cores that this process may use: by affinity, and by a container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(quota) // int(period)))  # "max" is no number: no quota
+    return cores
+
+
+def _environment(device: str, threads: int) -> dict[str, str]:
+    """Ours, with the ranks tied to this process and their threads counted out."""
+    environment = dict(os.environ)
+    environment[lifeline.ENVIRONMENT] = lifeline.process_identity(os.getpid()) or f"{os.getpid()}:"
+    environment["OMP_NUM_THREADS"] = str(threads)
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
+    if device == "cpu":
+        environment["DS_ACCELERATOR"] = "cpu"
+        if sys.platform == "linux":  # a machine whose own name does not resolve must not stop its ranks from meeting
+            environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return environment
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End torchrun and its ranks: asked first, so that they write a checkpoint, then killed.
+
+    Ranks that torchrun left behind end by themselves (`worker._end_with_torchrun`).
+    """
+    for request, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, request)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=patience)
+            return
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Make SIGTERM an exception here, so that the ranks are ended in order. Only a main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,211 @@
+"""`train_stage`: one training stage from dataset folder to adapter folder.
+
+The work is done by ranks under torchrun (`worker.py`), in a state folder named by what the result depends on. A stage
+that was cut short goes on from its newest checkpoint; one that is complete there is not trained again.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvembed.core.artifacts import Manifest, output_folder, read_manifest, write_manifest
+from nvembed.core.digests import code_digest, digest_file, digest_json
+from nvembed.core.errors import UserError
+from nvembed.core.lifeline import tie_to_parent
+from nvembed.core.progress import note
+from nvembed.core.state import state_folder
+from nvembed.training.checkpoints import check_made_by, read_checkpoint
+from nvembed.training.history import METRICS, Record, mean, read_history, tell
+from nvembed.training.job import Job
+from nvembed.training.launch import cpu_cores, run_workers
+from nvembed.training.result import RESULT, TRAINABLE, read_result
+
+if TYPE_CHECKING:
+    from nvembed.recipe import Model, Resources, Stage
+
+logger = logging.getLogger(__name__)
+
+
+def train_stage(
+    name: str,
+    stage: Stage,
+    model: Model,
+    resources: Resources,
+    dataset: Path,
+    init: Path | None,
+    out: Path,
+    *,
+    resume: Path | None = None,
+) -> None:
+    """Train one stage and write its adapter folder.
+
+    Args:
+        name: what the stage is called in metrics and progress (`stage1`, `stage2`).
+        stage: batches, loss, optimiser, checkpoints.
+        model: what is trained.
+        resources: device, ranks and threads of this machine.
+        dataset: a `dataset` or `mined` folder.
+        init: the adapter folder to start from (its weights; the optimiser starts afresh), or None.
+        out: the adapter folder to write, whole or not at all.
+        resume: a checkpoint to go on from; None: the newest one of this very stage, if there is one.
+
+    Raises:
+        UserError: too few examples, a missing or changed folder, an adapter or checkpoint of something else, no GPU
+            where one is asked for, a full disk.
+        RuntimeError: training failed; the message ends with the log's last lines.
+    """
+    tie_to_parent()
+    sections = {"stage": stage.model_dump(mode="json"), "model": model.model_dump(mode="json")}
+    source = _check_dataset(stage, dataset)
+    made_by = {
+        **sections,
+        "dataset": source.content,
+        "init": _check_init(init, sections["model"]) if init is not None else None,
+        "backbone": _check_model(model),
+        "code": code_digest(),
+    }
+    device = _device(stage, resources)
+    if resume is not None:
+        check_made_by(read_checkpoint(resume), made_by)
+    state = state_folder("training", digest_json(made_by))
+    if read_result(state) is None:
+        threads = resources.threads or max(1, cpu_cores() // resources.processes)
+        job = Job(
+            name=name,
+            **sections,
+            dataset=str(dataset.resolve()),
+            init=str(init.resolve()) if init else None,
+            state=str(state.resolve()),
+            resume=str(resume.resolve()) if resume else None,
+            made_by=made_by,
+            device=device,
+            threads=threads,
+        )
+        job.write(state / "job.json")
+        run_workers(
+            state / "job.json",
+            device=device,
+            processes=resources.processes,
+            threads=threads,
+            log=state / "worker.log",
+        )
+    else:
+        note(f"{name} was trained before; its result is taken from {state}")
+        tell(read_history(state / METRICS), stage.log_steps)
+    _write_adapter(name, stage, state, made_by, source, out)
+
+
+def _write_adapter(
+    name: str, stage: Stage, state: Path, made_by: Mapping[str, Any], source: Manifest, out: Path
+) -> None:
+    """Result and history of the state folder become the adapter folder."""
+    from nvembed.training.report import write_report
+
+    result = read_result(state)
+    if result is None:
+        raise RuntimeError(f"training ended, but {state / RESULT} is missing or damaged; log: {state / 'worker.log'}")
+    records = read_history(state / METRICS)
+    headline = _headline(name, records, result["seconds"], stage)
+    with output_folder(out) as folder:
+        shutil.copyfile(state / RESULT / TRAINABLE, folder / TRAINABLE)
+        shutil.copyfile(state / METRICS, folder / METRICS)
+        write_report(folder, name, records, headline, made_by["stage"])
+        write_manifest(
+            folder,
+            kind="adapter",
+            section=made_by["stage"],
+            inputs={key: made_by[key] for key in ("dataset", "init") if made_by[key]},
+            counts={"steps": stage.steps, "examples": stage.steps * stage.batch_size},
+            licenses=source.licenses,
+            headline=headline,
+            extra={
+                "model": made_by["model"],
+                "backbone_digest": made_by["backbone"],
+                "precision": result["precision"],
+                "processes": result["world"],
+            },
+        )
+
+
+def _headline(name: str, records: list[Record], seconds: float, stage: Stage) -> dict[str, float]:
+    """Loss over the last tenth of the steps, time, speed, steps."""
+    last = records[-max(1, len(records) // 10) :]
+    return {
+        f"{name}.final_loss": mean(last)["loss"],
+        f"{name}.seconds": seconds,
+        f"{name}.examples_per_second": stage.steps * stage.batch_size / seconds,
+        f"{name}.steps": float(stage.steps),
+    }
+
+
+def _check_dataset(stage: Stage, dataset: Path) -> Manifest:
+    """The dataset's manifest, its files being what they were and enough of them. Says how many lack negatives."""
+    source = read_manifest(dataset, verify=True)
+    if source.kind not in ("dataset", "mined"):
+        raise UserError(f"{dataset}: holds a {source.kind}, but training needs a dataset or mined folder")
+    counts = _count_negatives(dataset, stage)
+    if len(counts) < stage.batch_size:
+        raise UserError(
+            f"{dataset}: {len(counts)} training examples of {', '.join(stage.task_types)}, fewer than one batch of "
+            f"{stage.batch_size}; lower batch_size or give more data"
+        )
+    short = sum(count < stage.negatives for count in counts)
+    if short:
+        note(f"{short} of {len(counts)} examples have fewer than {stage.negatives} negatives; none is made up for them")
+    return source
+
+
+def _count_negatives(dataset: Path, stage: Stage) -> list[int]:
+    """Number of negatives of each example of the stage's task types."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    counts: list[int] = []
+    for part in sorted((dataset / "train").glob("*.parquet")):
+        table = pq.read_table(part, columns=["task_type", "negatives"])
+        lengths = pc.list_value_length(table["negatives"]).to_pylist()
+        kinds = table["task_type"].to_pylist()
+        counts += [length for kind, length in zip(kinds, lengths, strict=True) if kind in stage.task_types]
+    return counts
+
+
+def _check_init(init: Path, model: Mapping[str, Any]) -> str:
+    """Digest of the adapter to start from. Raises UserError if another model section made it."""
+    made_with = read_manifest(init, kind="adapter").extra.get("model", {})
+    differing = sorted(key for key in made_with.keys() | model.keys() if made_with.get(key) != model.get(key))
+    if differing:
+        what = "; ".join(f"model.{key} is {model.get(key)}, there {made_with.get(key)}" for key in differing)
+        raise UserError(f"{init}: an adapter of another model section: {what}; train it anew with this one")
+    if not (init / TRAINABLE).is_file():
+        raise UserError(f"{init}: {TRAINABLE} is missing; make the folder anew")
+    return digest_file(init / TRAINABLE)
+
+
+def _check_model(model: Model) -> str:
+    from nvembed.modeling import backbone_digest, check_section
+
+    check_section(model)
+    return backbone_digest(model)
+
+
+def _device(stage: Stage, resources: Resources) -> str:
+    """`cpu` or `cuda`. Raises UserError for what this machine or this batch cannot do."""
+    import torch
+
+    if resources.nodes > 1:
+        raise UserError(f"resources.nodes is {resources.nodes}: one machine trains here; submit the run to a cluster")
+    if resources.processes > stage.batch_size:
+        raise UserError(
+            f"resources.processes is {resources.processes}, above batch_size {stage.batch_size}; lower one of them"
+        )
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if resources.device == "cuda" and gpus == 0:
+        raise UserError("resources.device is cuda, but this machine has no usable GPU; set it to auto or cpu")
+    device = "cpu" if resources.device == "cpu" or gpus == 0 else "cuda"
+    if device == "cuda" and resources.processes > gpus:
+        raise UserError(f"resources.processes is {resources.processes}, but this machine has {gpus} GPUs; lower it")
+    return device
