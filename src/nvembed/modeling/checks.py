@@ -10,30 +10,33 @@ from nvembed.modeling.source import find_source, load_config, source_digest
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from nvembed.recipe import Model
+    from nvembed.recipe import Model, Teacher
 
 # Roberta and its kin begin counting positions after the padding index
 _POSITION_OFFSETS = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}
 
 
-def check_section(model: Model) -> None:
-    """Check a model section against the backbone's configuration; no weights are read.
+def check_section(model: Model | Teacher) -> None:
+    """Check a model or teacher section against the backbone's configuration; no weights are read.
 
     Raises UserError if the backbone cannot be had, `max_length` exceeds its positions, the template has another
     shape than `...{task}...{text}`, or the latent block's sizes make no sense.
     """
     from nvembed.text.rule import split_template
 
-    split_template(model.query_template)
+    where = "mining.teacher"
+    if hasattr(model, "query_template"):
+        where = "model"
+        split_template(model.query_template)
     source = find_source(model.backbone, model.revision)
     config = load_config(source, trust_remote_code=model.trust_remote_code)
     positions = max_positions(config)
     if positions is not None and model.max_length > positions:
         raise UserError(
-            f"model.max_length is {model.max_length}, but {model.backbone} has only {positions} positions; "
+            f"{where}.max_length is {model.max_length}, but {model.backbone} has only {positions} positions; "
             f"set it to {positions} or less"
         )
-    if model.pooling == "latent":
+    if model.pooling == "latent":  # a teacher has none
         _check_latent(model, hidden_size(config))
 
 
