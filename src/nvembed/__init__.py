@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nvembed.modeling import autoload
+
 __version__ = "0.1.0"
 __all__ = ["NVEmbedModel", "__version__"]
 
@@ -18,3 +20,6 @@ def __getattr__(name: str) -> Any:
 
         return NVEmbedModel
     raise AttributeError(f"module 'nvembed' has no attribute {name!r}")
+
+
+autoload.install()

@@ -28,10 +28,10 @@ def set_attention(model: PreTrainedModel, attention: Attention) -> None:
         set_bidirectional(model.config)
         for module in model.modules():
             if getattr(module, "is_causal", None) is True:
-                module.is_causal = False
+                setattr(module, "is_causal", False)  # noqa: B010 - a plain attribute that Module's types do not know
             # a layer's own window would cut what it sees even without a causal mask
             if getattr(module, "sliding_window", None) is not None:
-                module.sliding_window = None
+                setattr(module, "sliding_window", None)  # noqa: B010
     if not next(model.parameters()).is_meta:
         check_attention(model, attention)
 
@@ -50,8 +50,8 @@ def check_attention(model: PreTrainedModel, attention: Attention) -> None:
     """Change the last of eight tokens and look at position 0: it must move if bidirectional, and must not if causal."""
     was_training = model.training
     model.eval()
-    embeddings = model.get_input_embeddings().weight
-    ids = torch.arange(8, device=embeddings.device).unsqueeze(0) % max(embeddings.shape[0] - 1, 1)
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr,index]
+    ids = torch.arange(8, device=next(model.parameters()).device).unsqueeze(0) % max(vocabulary - 1, 1)
     other = ids.clone()
     other[0, -1] += 1
     mask = torch.ones_like(ids)

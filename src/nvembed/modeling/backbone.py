@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +29,13 @@ def load_backbone(
     Raises UserError if it cannot be loaded, or holds pickled weights only.
     """
     if source.kind == "random":
-        return random_model(source.location).to(device=device, dtype=dtype).eval()
+        model = random_model(source.location)
+        return model.to(device=device, dtype=dtype).eval()  # type: ignore[call-arg]
     refuse_pickles(source)
     source = converted(source)
     from transformers import AutoModel
 
-    with explained(source):
+    with explained(source), quiet():
         model = AutoModel.from_pretrained(
             source.location,
             dtype=dtype,
@@ -55,7 +58,7 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
         tokenizer = AutoTokenizer.from_pretrained(
             source.location, trust_remote_code=trust_remote_code, **source.load_arguments()
         )
-    return prepare_tokenizer(tokenizer)
+    return prepare_tokenizer(tokenizer)  # type: ignore[arg-type]
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -67,10 +70,24 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizer
     return tokenizer
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers while a few tensors load: a task's output is a log."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
 def drop_pooler(model: PreTrainedModel) -> None:
     """Remove BERT's own pooler: its output is not used, and untrained parameters without gradients trip trainers."""
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None
+        setattr(model, "pooler", None)  # noqa: B010 - BERT's forward allows for it
 
 
 def refuse_pickles(source: Source) -> None:
@@ -109,7 +126,7 @@ def _convert(source: Source, folder: Path) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    with explained(source), output_folder(folder) as out:
+    with explained(source), quiet(), output_folder(folder) as out:
         model = AutoModel.from_pretrained(source.location, gguf_file=source.gguf, dtype=torch.float32)
         model.save_pretrained(out)
         AutoTokenizer.from_pretrained(source.location, gguf_file=source.gguf).save_pretrained(out)

@@ -21,7 +21,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def collate(batch: Sequence[Tokenized], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`input_ids` (int64), `attention_mask` (int64) and `pool_mask` (bool), each (texts, longest), padded on the right."""
+    """`input_ids`, `attention_mask` (int64) and `pool_mask` (bool), each (texts, longest), padded on the right."""
     width = max(len(item.input_ids) for item in batch)
     input_ids = torch.full((len(batch), width), pad_token_id, dtype=torch.long)
     attention_mask = torch.zeros((len(batch), width), dtype=torch.long)
@@ -35,7 +35,7 @@ def collate(batch: Sequence[Tokenized], pad_token_id: int) -> tuple[Tensor, Tens
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches, longest texts first, so that rows × longest row stays within `batch_tokens` (one row at least)."""
+    """Indices in batches, longest texts first: rows × longest row stays within `batch_tokens`, or it is one row."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
@@ -56,7 +56,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fl
 
 
 def cpu_has_bf16() -> bool:
-    """True where the processor multiplies bf16 itself (AMX or AVX512-BF16). Without that, bf16 is slower than float32."""
+    """True where the processor multiplies bf16 itself (AMX or AVX512-BF16); elsewhere bf16 is slower than float32."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") or capabilities.get("amx_tile"))
 

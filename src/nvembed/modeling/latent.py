@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 class CrossAttention(nn.Module):
-    """Token states ask, latents answer. Heads may be wider than `dim / heads`: in the published model each has `dim`."""
+    """Token states ask, latents answer. A head may be wider than `dim / heads`: published, each has width `dim`."""
 
     def __init__(self, dim: int, latent_dim: int, heads: int, head_dim: int) -> None:
         super().__init__()
@@ -96,14 +96,11 @@ class LatentAttention(nn.Module):
         latent_dim = latent_dim or dim
         attention = CrossAttention(dim, latent_dim, num_heads, head_dim or dim)
         self.latents = nn.Parameter(torch.randn(num_latents, latent_dim))
-        self.cross_attend_blocks = nn.ModuleList(
-            [PreNorm(dim, attention, context_dim=latent_dim), PreNorm(dim, FeedForward(dim, ff_mult))]
-        )
+        feed = FeedForward(dim, ff_mult)
+        self.cross_attend_blocks = nn.ModuleList([PreNorm(dim, attention, context_dim=latent_dim), PreNorm(dim, feed)])
         if identity:
-            for projection in (attention.to_out, self.cross_attend_blocks[1].fn.net[2]):
-                nn.init.zeros_(projection.weight)
-                if projection.bias is not None:
-                    nn.init.zeros_(projection.bias)
+            for parameter in (*attention.to_out.parameters(), *feed.net[2].parameters()):
+                nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(…, dim) → (…, dim); every token by itself."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nvembed.core.errors import UserError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_lora(backbone: PreTrainedModel, lora: LoRA, seed: int) -> None:
-    """Put adapters on the backbone's linear layers and freeze all else. The adapted backbone computes the same at first.
+    """Put adapters on the backbone's linear layers and freeze all else. At first the backbone computes the same.
 
     `all-linear` means every linear layer of the backbone. Adapters keep the base weights' dtype. Raises UserError if
     a target names no linear layer.
@@ -37,14 +37,22 @@ def add_lora(backbone: PreTrainedModel, lora: LoRA, seed: int) -> None:
         parameter.requires_grad_("lora_" in name)
 
 
-def merge_lora(backbone: nn.Module) -> None:
-    """Add the adapters to the base weights and take them out, in place."""
+def merged_state(backbone: nn.Module) -> dict[str, Tensor]:
+    """The backbone's tensors under their own names, each adapter added to its weight; the model is unchanged."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    adapted = [(name, module) for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)]
-    for name, module in adapted:
-        module.merge(safe_merge=True)
-        parent, _, child = name.rpartition(".")
-        setattr(backbone.get_submodule(parent), child, module.get_base_layer())
-    if hasattr(backbone, "peft_config"):
-        del backbone.peft_config
+    adapted = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
+    state: dict[str, Tensor] = {}
+    for name, tensor in backbone.state_dict().items():
+        if ".base_layer." not in name:
+            if "lora_" not in name:
+                state[name] = tensor
+            continue
+        layer, _, kind = name.partition(".base_layer.")
+        if kind == "weight":
+            with torch.no_grad():
+                module: Any = adapted[layer]
+                deltas = [module.get_delta_weight(adapter) for adapter in module.active_adapters]
+                tensor = sum((delta.to(tensor.dtype) for delta in deltas), tensor)
+        state[f"{layer}.{kind}"] = tensor
+    return state

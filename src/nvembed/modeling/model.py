@@ -1,9 +1,9 @@
-"""`NVEmbedModel`: a backbone, a pooling (the latent attention block or a simpler one) and the text rule, as one thing."""
+"""`NVEmbedModel`: a backbone, a pooling (latent attention block or a simpler one) and the text rule, as one thing."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -106,6 +106,47 @@ class NVEmbedModel(nn.Module):
         if not trainable:
             built.requires_grad_(False)
         return built.train(trainable)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: Path | str,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> NVEmbedModel:
+        """A saved model, from a folder or the hub: this project's layout or the published one, in eval mode.
+
+        `dtype` None is float32 on a CPU and the stored one elsewhere. No remote code is run and no pickle is read.
+        Raises UserError for what is no such model or is damaged.
+        """
+        from nvembed.modeling.checkpoint import load_pretrained
+
+        if dtype is None and torch.device(device).type == "cpu":
+            dtype = torch.float32
+        loaded, tokenizer = load_pretrained(path, revision=revision, dtype=dtype)
+        built = cls(loaded.embedding_model, tokenizer, loaded.spec, loaded.latent_attention_model)
+        set_attention(built.backbone, built.spec.attention)
+        return built.requires_grad_(False).eval().to(device)
+
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        layout: Literal["sentence-transformers", "nv-embed"] = "sentence-transformers",
+        *,
+        instructions: Mapping[str, str] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Path:
+        """Write the whole model, adapters merged, as one folder.
+
+        The folder loads by `SentenceTransformer`, `transformers.AutoModel` (both after `import nvembed`, without
+        remote code) and `from_pretrained`. `instructions` are prompts by name, as task sentences. Raises UserError
+        if `layout="nv-embed"`, the published one, cannot hold this model.
+        """
+        from nvembed.modeling.checkpoint import save_pretrained
+
+        return save_pretrained(self, folder, layout, instructions=instructions, dtype=dtype)
 
     @classmethod
     def from_card(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +71,7 @@ def load_config(source: Source, *, trust_remote_code: bool = False) -> Pretraine
         )
 
 
-class explained:  # noqa: N801 - reads as a phrase: `with explained(source):`
+class explained:
     """Turns what transformers raises for a missing or unreadable checkpoint into one line for the user."""
 
     def __init__(self, source: Source) -> None:
@@ -155,5 +154,5 @@ def _package_folder(module: str) -> tuple[Path, str | None]:
 def _only_gguf(folder: Path) -> str | None:
     if (folder / "config.json").is_file():
         return None
-    names = sorted(name for name in os.listdir(folder) if name.endswith(".gguf"))
+    names = sorted(path.name for path in folder.glob("*.gguf"))
     return names[0] if len(names) == 1 else None

@@ -1,4 +1,4 @@
-"""What makes a text embedding model beside its weights: pooling, latent block, text rule. Plain data, kept in config.json."""
+"""What makes an embedding model beside its weights: pooling, latent block, text rule. Plain data, in config.json."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from nvembed.core.errors import UserError
-from nvembed.modeling.attention import Attention
-from nvembed.modeling.latent import LatentAttention
-from nvembed.modeling.pooling import Pooling
 from nvembed.text import DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
+    from nvembed.modeling.attention import Attention
+    from nvembed.modeling.latent import LatentAttention
+    from nvembed.modeling.pooling import Pooling
     from nvembed.recipe import Model
 
 
@@ -28,6 +28,8 @@ class LatentSpec:
 
     def build(self, dim: int, *, identity: bool = False) -> LatentAttention:
         """The block for token states of width `dim`, freshly initialised."""
+        from nvembed.modeling.latent import LatentAttention
+
         return LatentAttention(dim, identity=identity, **asdict(self))
 
 

@@ -1,4 +1,4 @@
-"""What travels between stages: every trained tensor by name in one safetensors file; the base is named by digest only."""
+"""What travels between stages: every trained tensor by name in one safetensors file; the base by digest only."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def load_trainable(model: NVEmbedModel, path: Path | str) -> None:
 
 
 def copy_tensors(tensors: Mapping[str, Tensor], into: Mapping[str, Tensor], where: str) -> None:
-    """Copy tensors into parameters of the same names and shapes. Raises UserError naming the first that does not fit."""
+    """Copy tensors into parameters of the same names and shapes. Raises UserError naming the first misfit."""
     import torch
 
     for name in sorted(into.keys() - tensors.keys()):

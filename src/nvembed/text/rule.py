@@ -6,10 +6,10 @@ the prefix tokenised by itself without special tokens. That count rests on the p
 query, as it does in a Llama tokenizer; with byte-level BPE it would drop a word.
 
 `offset` is for any other backbone. The tokenizer's special tokens frame the text, an end token is added where the
-tokenizer adds none, and truncation keeps both. Without an instruction every token is pooled, special ones included: that is
-what plain mean pooling of a BERT-style encoder does. With one, a token is pooled if it reaches beyond the end of the
-instruction (a piece that straddles it counts as text), and so are the special tokens behind the text; those before
-it belong to the prefix.
+tokenizer adds none, and truncation keeps both. Without an instruction every token is pooled, special ones included:
+that is what plain mean pooling of a BERT-style encoder does. With one, a token is pooled if it reaches beyond the end
+of the instruction (a piece that straddles it counts as text), and so are the special tokens behind the text; those
+before it belong to the prefix.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class TextRule:
         )
 
     def _pooled(self, ids: list[int], mask: list[bool]) -> Tokenized:
-        """Empty texts may leave no token, or none to pool: then the end token stands in, or the last token is pooled."""
+        """An empty text may leave no token, or none to pool: the end token stands in, or the last token is pooled."""
         if not ids:
             end = end_token_id(self.tokenizer)
             stand_ins = (end, self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, 0)

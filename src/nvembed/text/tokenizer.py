@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_texts(texts: Iterable[str]) -> list[str]:
-    """The texts as a list. Raises UserError for a lone string and for anything that is not a string, naming its place."""
+    """The texts as a list. Raises UserError for a lone string, and for what is not a string, naming its place."""
     if isinstance(texts, str | bytes):
         raise UserError(f"texts: got one {type(texts).__name__}; give a list of strings, [text] for a single one")
     checked = list(texts)

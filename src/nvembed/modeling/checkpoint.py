@@ -1,0 +1,204 @@
+"""Whole models on disk: one folder that Sentence Transformers, transformers and `NVEmbedModel` load alike.
+
+Tensor names are the published ones in both layouts: `embedding_model.…` and `latent_attention_model.…`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from nvembed.core.artifacts import output_folder, write_file
+from nvembed.core.errors import UserError
+from nvembed.modeling.backbone import prepare_tokenizer, quiet, refuse_pickled_folder
+from nvembed.modeling.hf_config import NVEmbedConfig
+from nvembed.modeling.hf_model import NVEmbedTextModel
+from nvembed.modeling.hf_spec import own_config, published_config
+from nvembed.modeling.hf_tokenizer import NVEmbedTokenizer, portable, prompt_tail
+from nvembed.modeling.lora import merged_state
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from nvembed.modeling.model import NVEmbedModel
+
+logger = logging.getLogger(__name__)
+SaveLayout = Literal["sentence-transformers", "nv-embed"]
+_ST_POOLING = {"latent": "mean", "mean": "mean", "last": "lasttoken", "cls": "cls"}
+
+
+def save_pretrained(
+    model: NVEmbedModel,
+    folder: Path | str,
+    layout: SaveLayout = "sentence-transformers",
+    *,
+    instructions: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Write the model, adapters merged, as one folder, whole or not at all.
+
+    Args:
+        layout: `sentence-transformers` for any model; `nv-embed` the published one.
+        instructions: prompts to store by name for Sentence Transformers, as task sentences.
+        dtype: of the stored weights; None: as they are.
+
+    Raises UserError if the layout cannot hold this model.
+    """
+    if layout not in ("sentence-transformers", "nv-embed"):
+        raise UserError(f"layout {layout!r} is unknown; known: sentence-transformers, nv-embed")
+    folder = Path(folder)
+    state = model_state(model, dtype)
+    stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    if layout == "nv-embed":
+        config: dict[str, Any] = published_config(model.spec, model.backbone.config, stored)
+    with output_folder(folder) as out:
+        _write_weights(state, out, max_shard_size)
+        if layout == "nv-embed":
+            write_file(out / "config.json", _json(config))
+            _plain_tokenizer(model.rule.tokenizer).save_pretrained(out)
+        else:
+            own_config(model.spec, model.backbone.config, prompt_tail(model.rule), stored).save_pretrained(out)
+            portable(model.rule, model.max_length).save_pretrained(out)
+            _write_sentence_transformers(model, out, instructions or {})
+    return folder
+
+
+def model_state(model: NVEmbedModel, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Every tensor of the model by its published name, adapters merged, in main memory."""
+    state = {f"embedding_model.{name}": tensor for name, tensor in merged_state(model.backbone).items()}
+    if model.latent is not None:
+        state |= {f"latent_attention_model.{name}": tensor for name, tensor in model.latent.state_dict().items()}
+    return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+
+
+def load_pretrained(
+    path: Path | str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | None = torch.float32,
+) -> tuple[NVEmbedTextModel, PreTrainedTokenizerFast]:
+    """The transformers form of a saved model and its tokenizer, from a folder or the hub; `dtype` None: as stored.
+
+    Raises UserError for what is no such checkpoint, pickled or damaged weights, and a tensor that is missing,
+    unknown or of another shape.
+    """
+    where = str(path)
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{where}: holds no config.json; give the folder of a saved model")
+        refuse_pickled_folder(folder, where)
+    elif folder.is_absolute() or where.startswith(".") or where.count("/") > 1:
+        raise UserError(f"{where}: no such folder; check the path")
+    config = _load_config(where, revision)
+    try:
+        with quiet():
+            loaded: Any = NVEmbedTextModel.from_pretrained(
+                where,
+                config=config,
+                revision=revision or "main",
+                use_safetensors=True,
+                dtype=dtype or "auto",
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        if isinstance(error, UserError) or not _is_damage(error):
+            raise
+        raise UserError(f"{where}: weights cannot be read ({_first_line(error)}); copy the model anew") from error
+    model, info = loaded
+    _check_loaded(info, where)
+    return model.eval(), _load_tokenizer(where, revision)
+
+
+def _load_config(where: str, revision: str | None) -> NVEmbedConfig:
+    try:
+        values, _ = NVEmbedConfig.get_config_dict(where, revision=revision or "main")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: no model here or on the hub ({_first_line(error)}); check the name") from error
+    if values.get("model_type") != "nvembed":
+        raise UserError(
+            f"{where}: holds a {values.get('model_type')!r} model, not 'nvembed'; "
+            "NVEmbedModel.from_card loads other models as their cards say"
+        )
+    return NVEmbedConfig.from_dict(values)
+
+
+def _load_tokenizer(where: str, revision: str | None) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision or "main", trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{where}: tokenizer cannot be loaded ({_first_line(error)}); copy the model anew") from error
+    return prepare_tokenizer(_plain_tokenizer(tokenizer))
+
+
+def _plain_tokenizer(tokenizer: Any) -> PreTrainedTokenizerFast:
+    """The published tokenizer, end tokens left to the text rule."""
+    if isinstance(tokenizer, NVEmbedTokenizer):
+        from transformers import PreTrainedTokenizerFast as Fast
+
+        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        return Fast(tokenizer_object=tokenizer.backend_tokenizer, padding_side="right", **special)
+    return tokenizer
+
+
+def _check_loaded(info: Mapping[str, Any], where: str) -> None:
+    for name in sorted(info.get("missing_keys") or []):
+        raise UserError(f"{where}: tensor {name} is missing; the checkpoint is not whole")
+    for name in sorted(info.get("unexpected_keys") or []):
+        raise UserError(f"{where}: tensor {name} is unknown to this configuration; weights and config.json disagree")
+    for name, found, expected in sorted(info.get("mismatched_keys") or []):
+        shapes = f"{tuple(found)}, not {tuple(expected)}"
+        raise UserError(f"{where}: tensor {name} has shape {shapes}; weights and config.json disagree")
+
+
+def _is_damage(error: Exception) -> bool:
+    from safetensors import SafetensorError
+
+    return isinstance(error, SafetensorError | OSError | ValueError)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _write_weights(state: dict[str, Tensor], out: Path, max_shard_size: str) -> None:
+    from huggingface_hub import save_torch_state_dict
+
+    save_torch_state_dict(state, out, max_shard_size=max_shard_size, metadata={"format": "pt"})
+
+
+def _write_sentence_transformers(model: NVEmbedModel, out: Path, instructions: Mapping[str, str]) -> None:
+    """Sentence Transformers' own module list: Transformer, Pooling, Normalize. Prompts are left out by the model."""
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    listed = [
+        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for place, (path, kind) in enumerate(modules)
+    ]
+    write_file(out / "modules.json", _json(listed))
+    write_file(out / "sentence_bert_config.json", _json({"max_seq_length": model.max_length, "unpad_inputs": False}))
+    pooling = {
+        "word_embedding_dimension": model.dim,
+        "pooling_mode_cls_token": _ST_POOLING[model.spec.pooling] == "cls",
+        "pooling_mode_mean_tokens": _ST_POOLING[model.spec.pooling] == "mean",
+        "pooling_mode_lasttoken": _ST_POOLING[model.spec.pooling] == "lasttoken",
+        "include_prompt": True,
+    }
+    write_file(out / "1_Pooling" / "config.json", _json(pooling))
+    write_file(out / "2_Normalize" / "config.json", _json({}))
+    prompts = {"document": "", **{name: model.rule.prefix(task) for name, task in instructions.items()}}
+    settings = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    write_file(out / "config_sentence_transformers.json", _json(settings))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
