@@ -29,6 +29,7 @@ class Results:
     folder: Path
     candidate: str
     eval_sets: str
+    seed: int
     tasks: dict[tuple[str, str], dict[str, Any]]
     items: dict[tuple[str, str], list[dict[str, Any]]]
     content: str
@@ -125,6 +126,7 @@ def read_results(folder: Path | str) -> Results:
             folder=folder,
             candidate=content["candidate"],
             eval_sets=content["eval_sets"],
+            seed=content["seed"],
             tasks=tasks,
             items=items,
             content=manifest.content,
