@@ -21,6 +21,8 @@ ROWS = {
 """Labels and colours: Okabe and Ito's palette, told apart by every common kind of colour blindness."""
 INK, FAINT, BOUND = "#222222", "#DADADA", "#D55E00"
 MOST_TASKS = 5
+LEFT, PANEL, ROW, TOP, GAP, BOTTOM = 1.62, 2.9, 0.36, 1.02, 0.72, 0.4
+"""Inches: room for labels, a task's column, a model's row, title, space between the two rows of panels, last scale."""
 
 
 def draw_scores(content: dict[str, Any], file: Path) -> None:
@@ -31,25 +33,22 @@ def draw_scores(content: dict[str, Any], file: Path) -> None:
     tasks = task_order(content)[:MOST_TASKS]
     models = [name for name in content["scores"] if content["scores"][name].get(content["primary"]["split"])]
     gainers = [name for name in models if any(_gain(content, name, task) for task in tasks)]
-    rows = len(models) + max(len(gainers), 0)
-    figure = Figure(figsize=(1.7 + 2.9 * len(tasks), 1.75 + 0.36 * rows), dpi=200, facecolor="white")
+    width = LEFT + PANEL * len(tasks)
+    gap = GAP + ROW * len(gainers) if gainers else 0.0
+    height = TOP + ROW * len(models) + gap + BOTTOM
+    figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        2 if gainers else 1,
-        len(tasks),
-        height_ratios=[len(models), len(gainers) + 0.3] if gainers else None,
-        left=1.62 / figure.get_figwidth(),
-        right=1 - 0.2 / figure.get_figwidth(),
-        top=1 - 0.98 / figure.get_figheight(),
-        bottom=0.42 / figure.get_figheight(),
-        hspace=0.62,
-        wspace=0.14,
-    )
+
+    def panel(column: int, top: float, rows: int) -> Axes:
+        box = (LEFT + PANEL * column, height - top - ROW * rows, PANEL - 0.22, ROW * rows)
+        return figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+
+    reach = _reach(content, gainers, tasks)
     for column, task in enumerate(tasks):
-        _draw_task(figure.add_subplot(grid[0, column]), content, task, models, first=column == 0)
+        _draw_task(panel(column, TOP, len(models)), content, task, models, first=column == 0)
         if gainers:
-            reach = _reach(content, gainers, tasks)
-            _draw_gains(figure.add_subplot(grid[1, column]), content, task, gainers, reach, first=column == 0)
+            axes = panel(column, TOP + ROW * len(models) + GAP, len(gainers))
+            _draw_gains(axes, content, task, gainers, reach, first=column == 0)
     _write_title(figure, content, gains=bool(gainers))
     figure.savefig(file, metadata={"Software": None})
 
@@ -70,7 +69,7 @@ def _draw_task(axes: Axes, content: dict[str, Any], task: str, models: list[str]
     axes.set_title(f"{task}  ·  {METRIC_NAMES.get(metric, metric)}", loc="left", fontsize=9.5, color=INK, pad=7)
     ends = [row[end] for row in found.values() if row for end in ("low", "high")]
     room = max(max(ends) - min(ends), 0.02)
-    axes.set_xlim(min(ends) - 0.12 * room, max(ends) + 0.34 * room)
+    axes.set_xlim(min(ends) - 0.1 * room, max(ends) + 0.34 * room)
     for place, name in enumerate(models):
         row = found[name]
         if row is None:
@@ -89,7 +88,7 @@ def _draw_gains(
     """Gains on one scale for all tasks, so that lengths can be compared from panel to panel."""
     low, high = reach
     room = high - low
-    axes.set_xlim(low - 0.06 * room, high + 0.3 * room)
+    axes.set_xlim(low - (0.3 if low < -0.5 * room else 0.06) * room, high + 0.3 * room)
     axes.axvline(0, color=INK, linewidth=1, zorder=1)
     gate = content["verdict"]["gate"]
     bound = gate["min_gain"] if task == gate["task"] else -gate["guard_margin"]
@@ -100,7 +99,10 @@ def _draw_gains(
         if row:
             _dot(axes, place, row["mean"], row["low"], row["high"], name)
             sure = row["low"] > 0 or row["high"] < 0
-            axes.text(row["high"] + 0.04 * room, place, signed(row["mean"]), **_small(INK, bold=sure))
+            losing = row["mean"] < 0 and row["high"] < 0
+            edge = row["low"] - 0.03 * room if losing else row["high"] + 0.03 * room
+            look = _small(INK, bold=sure) | {"ha": "right" if losing else "left"}
+            axes.text(edge, place, signed(row["mean"]), **look)
     if first:
         title = "paired gain over the untrained backbone"
         axes.set_title(title, loc="left", fontsize=9.5, color=INK, pad=6)
@@ -111,8 +113,8 @@ def _draw_gains(
 def _reach(content: dict[str, Any], gainers: list[str], tasks: list[str]) -> tuple[float, float]:
     """The lowest and highest end of all gains, zero and the allowed loss among them."""
     rows = [row for name in gainers for task in tasks if (row := _gain(content, name, task))]
-    low = min(0.0, -content["verdict"]["gate"]["guard_margin"], *(row["low"] for row in rows))
-    return low, max(0.01, *(row["high"] for row in rows))
+    low = min([-content["verdict"]["gate"]["guard_margin"], *(row["low"] for row in rows)])
+    return low, max([0.01, *(row["high"] for row in rows)])
 
 
 def _gain(content: dict[str, Any], name: str, task: str) -> dict[str, Any] | None:
@@ -128,7 +130,9 @@ def _dot(axes: Axes, place: float, value: float, low: float, high: float, name: 
 
 
 def _small(colour: str, *, bold: bool = False) -> dict[str, Any]:
-    return {"fontsize": 8.5, "color": colour, "va": "center_baseline", "fontweight": "bold" if bold else "normal"}
+    weight = "bold" if bold else "normal"
+    plate = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.6}  # keeps grid lines out of digits
+    return {"fontsize": 8.5, "color": colour, "va": "center_baseline", "fontweight": weight, "bbox": plate}
 
 
 def _frame(axes: Axes, labels: list[str], *, first: bool) -> None:
@@ -138,7 +142,7 @@ def _frame(axes: Axes, labels: list[str], *, first: bool) -> None:
     axes.set_yticks(range(len(labels)), labels if first else [], fontsize=9.5, color=INK)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8, colors="#666666", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3))
     axes.grid(axis="x", color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
     for side in axes.spines.values():
@@ -163,7 +167,8 @@ def _write_title(figure: Figure, content: dict[str, Any], *, gains: bool) -> Non
             metric = METRIC_NAMES.get(primary["metric"], primary["metric"])
             title += f": {primary['task']} {signed(gap['mean'])} {metric} {interval(gap['low'], gap['high'])}"
     left = 0.14 / figure.get_figwidth()
-    figure.text(left, 1 - 0.13 / height, title, fontsize=12.5, fontweight="bold", color=INK, va="top")
+    size = min(12.5, 72 * (figure.get_figwidth() - 0.28) / (0.68 * len(title)))  # bold letters are 0.68 of their height
+    figure.text(left, 1 - 0.13 / height, title, fontsize=size, fontweight="bold", color=INK, va="top")
     counts = sorted(
         {row["items"] for model in content["scores"].values() for row in model.get(primary["split"], {}).values()}
     )
