@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -33,7 +32,8 @@ def run(recipe: str, overrides: tuple[str, ...], output_dir: Path, plain: bool) 
     started = time.monotonic()
     checked = read_recipe(recipe, overrides)
     pipeline = pipeline_file()
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(output_dir.expanduser().resolve())
+    tracking_uri = tracking.default_uri(output_dir.expanduser().resolve())
+    click.echo("checking recipe, model, data and MLflow")
     check_run(checked, output_dir.expanduser(), tracking_uri)
     parameters = {"recipe": recipe_parameter(recipe), "overrides": "\n".join(overrides), "image": local_image()}
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from pathlib import Path
@@ -10,25 +9,26 @@ from pathlib import Path
 from nvembed.core.errors import UserError
 from nvembed.recipe import Recipe
 
-logger = logging.getLogger(__name__)
+MLFLOW_TIMEOUT = 4.0  # seconds; with the time to start up, the answer is there within five
 
 
 def check_run(recipe: Recipe, output_dir: Path, tracking_uri: str) -> None:
-    """Everything that can be checked before `nvembed run` starts. Writes nothing.
+    """Everything that can be checked before `nvembed run` starts, what is quick to check first. Writes nothing.
 
     Raises:
-        UserError: no GPU for a GPU recipe, a model that does not fit, a source that cannot be read, an output folder
-            that cannot be written, an MLflow server that does not answer.
+        UserError: an output folder that cannot be written, an MLflow server that does not answer, no GPU for a GPU
+            recipe, a model that does not fit, a source that cannot be read.
     """
     from nvembed import tracking
+
+    check_writable(output_dir)
+    tracking.check_server(tracking_uri, timeout=MLFLOW_TIMEOUT)
     from nvembed.steps.door import check_recipe
 
     check_recipe(recipe)
-    check_writable(output_dir)
-    tracking.check_server(tracking_uri, timeout=5)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, *, option: str = "--output-dir") -> None:
     """Raise UserError unless `folder` can be written, or made. Leaves nothing behind.
 
     The right to write is tried, not asked for: read-only mounts and quotas do not show in permission bits.
@@ -42,5 +42,5 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
-            f"--output-dir {folder}: cannot write in {nearest} ({reason}); name a folder that you can write"
+            f"{option} {folder}: cannot write in {nearest} ({reason}); name a folder that you can write"
         ) from error

@@ -1,0 +1,126 @@
+"""One stage by itself: what a pipeline task does, with folders of one's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nvembed.cli.options import read_recipe, recipe_options
+from nvembed.core import lifeline
+from nvembed.core.artifacts import MANIFEST
+from nvembed.core.errors import UserError
+from nvembed.recipe import section_json
+
+
+def _folder(name: str, help_text: str, *, required: bool = True) -> Callable[..., Any]:
+    return click.option(name, type=click.Path(path_type=Path), required=required, help=help_text)
+
+
+@click.command()
+@recipe_options
+@_folder("--out", "Folder for the training examples.")
+@_folder("--eval-out", "Folder for the held-out sets.")
+def prepare(recipe: str, overrides: tuple[str, ...], out: Path, eval_out: Path) -> None:
+    """Read, split and report the data."""
+    from nvembed import data
+
+    checked = read_recipe(recipe, overrides)
+    _begin(out, eval_out)
+    data.check_source(checked.data)
+    from nvembed.steps import prepare_data
+
+    prepare_data(section_json(checked.data), str(out), str(eval_out))
+    _done(out, eval_out)
+
+
+@click.command()
+@recipe_options
+@_folder("--dataset", "What `nvembed prepare` wrote.")
+@_folder("--out", "Folder for the dataset with its hard negatives.")
+def mine(recipe: str, overrides: tuple[str, ...], dataset: Path, out: Path) -> None:
+    """Mine hard negatives."""
+    checked = read_recipe(recipe, overrides)
+    _needs(dataset, "--dataset")
+    _begin(out)
+    from nvembed.steps import mine_hard_negatives
+
+    mine_hard_negatives(section_json(checked.mining), section_json(checked.resources), str(dataset), str(out))
+    _done(out)
+
+
+@click.command()
+@recipe_options
+@click.option("--stage", type=click.Choice(["stage1", "stage2"]), default="stage1", show_default=True)
+@_folder("--dataset", "What `nvembed mine` (or `prepare`) wrote.")
+@_folder("--init", "The adapter to start from: stage 1's, for stage 2.", required=False)
+@_folder("--out", "Folder for the trained adapter.")
+def train(recipe: str, overrides: tuple[str, ...], stage: str, dataset: Path, init: Path | None, out: Path) -> None:
+    """Train stage 1 or stage 2. Killed and started again, it goes on from its last checkpoint."""
+    checked = read_recipe(recipe, overrides)
+    _needs(dataset, "--dataset")
+    if init is not None:
+        _needs(init, "--init")
+    _begin(out)
+    from nvembed.steps import train as train_step
+
+    train_step(
+        stage,
+        section_json(getattr(checked, stage)),
+        section_json(checked.model),
+        section_json(checked.resources),
+        str(dataset),
+        str(out),
+        init=str(init) if init else None,
+    )
+    _done(out)
+
+
+@click.command()
+@recipe_options
+@click.option("--candidate", type=click.Choice(["bm25", "base", "stage1", "stage2"]), required=True)
+@_folder("--eval-sets", "The held-out sets that `nvembed prepare` wrote.")
+@_folder("--adapter", "The adapter of stage1 or stage2.", required=False)
+@_folder("--out", "Folder for the results.")
+def evaluate(
+    recipe: str, overrides: tuple[str, ...], candidate: str, eval_sets: Path, adapter: Path | None, out: Path
+) -> None:
+    """Measure one model on the held-out sets."""
+    checked = read_recipe(recipe, overrides)
+    _needs(eval_sets, "--eval-sets")
+    if (candidate in ("stage1", "stage2")) != (adapter is not None):
+        raise UserError(f"--adapter: {candidate} {'needs one' if adapter is None else 'takes none'}")
+    if adapter is not None:
+        _needs(adapter, "--adapter")
+    _begin(out)
+    from nvembed.steps import evaluate as evaluate_step
+
+    adapters = {candidate: str(adapter)} if adapter else {}
+    sections = (section_json(checked.evaluation), section_json(checked.model), section_json(checked.resources))
+    evaluate_step(candidate, *sections, str(eval_sets), adapters, str(out))
+    _done(out)
+
+
+def _needs(folder: Path, option: str) -> None:
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{option} {folder}: no {MANIFEST} there; give a folder that one of nvembed's stages wrote")
+
+
+def _begin(*outputs: Path) -> None:
+    """Refuse to replace what is not ours; show the library's log; end workers with us."""
+    from nvembed.cli.preflight import check_writable
+
+    for folder in outputs:
+        check_writable(folder, option="--out")
+        if folder.exists() and not (folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))):
+            raise UserError(f"--out {folder}: is there already and not nvembed's; name another folder")
+    logging.getLogger("nvembed").setLevel(logging.INFO)
+    lifeline.announce_self()
+
+
+def _done(*outputs: Path) -> None:
+    for folder in outputs:
+        click.echo(str(folder))

@@ -1,0 +1,155 @@
+"""`nvembed ui`, `nvembed compare` and `nvembed registry`: what MLflow holds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nvembed.cli.options import output_dir_option
+from nvembed.core.errors import UserError
+
+_SQLITE = "sqlite:///"
+
+
+@click.command()
+@output_dir_option
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+def ui(output_dir: Path, port: int) -> None:
+    """Open MLflow on the local store, for this machine alone."""
+    uri = _store(output_dir)
+    if not uri.startswith(_SQLITE):
+        click.echo(f"MLflow runs at {uri}")
+        return
+    free = _free_port(port)
+    artifacts = Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts"
+    click.echo(f"MLflow at http://127.0.0.1:{free} (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    command += ["--port", str(free), "--default-artifact-root", artifacts.as_uri()]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    code = subprocess.run(command, env=environment, check=False).returncode
+    if code not in (0, -2, 130):
+        raise click.ClickException(f"MLflow ended with exit code {code}")
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@output_dir_option
+def compare(first: str, second: str, output_dir: Path) -> None:
+    """Two runs' headline numbers side by side, and what their recipes do differently.
+
+    A and B are names or ids (a part that is clear will do) of pipeline runs in MLflow, or `latest`, `latest~1`, ….
+    """
+    os.environ["MLFLOW_TRACKING_URI"] = _store(output_dir)
+    runs = _pipeline_runs()
+    one, two = _pick(runs, first), _pick(runs, second)
+    rows = [("", _title(one), _title(two), "difference")]
+    for name in sorted(set(one.data.metrics) | set(two.data.metrics)):
+        a, b = one.data.metrics.get(name), two.data.metrics.get(name)
+        rows.append((name, _number(a), _number(b), f"{b - a:+.4f}" if a is not None and b is not None else ""))
+    _table(rows)
+    changed = _changes(one.data.params, two.data.params)
+    if changed:
+        click.echo("\nrecipe:")
+        _table(changed)
+
+
+@click.group()
+def registry() -> None:
+    """Registered models."""
+
+
+@registry.command("list")
+@output_dir_option
+def list_(output_dir: Path) -> None:
+    """Every version with its aliases, newest first."""
+    os.environ["MLFLOW_TRACKING_URI"] = _store(output_dir)
+    from nvembed.tracking.client import client
+
+    mlflow = client()
+    rows = [("name", "version", "aliases", "run")]
+    for model in mlflow.search_registered_models():
+        aliases: dict[str, list[str]] = {}
+        for alias, version in mlflow.get_registered_model(model.name).aliases.items():
+            aliases.setdefault(str(version), []).append(alias)
+        for version in mlflow.search_model_versions(f"name='{model.name}'", order_by=["version_number DESC"]):
+            number = str(version.version)
+            rows.append((model.name, number, ", ".join(sorted(aliases.get(number, []))), version.run_id or ""))
+    if len(rows) == 1:
+        click.echo("no model is registered yet; `nvembed run` registers one")
+        return
+    _table(rows)
+
+
+def _store(output_dir: Path) -> str:
+    """MLflow's address; a local store must be there already. Raises UserError."""
+    from nvembed import tracking
+
+    uri = tracking.default_uri(output_dir.expanduser().resolve())
+    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
+        raise UserError(f"--output-dir {output_dir}: no MLflow store there; run `nvembed run` first or name its folder")
+    tracking.check_server(uri, timeout=5)
+    return uri
+
+
+def _pipeline_runs() -> list[Any]:
+    from nvembed.tracking.client import PARENT_TAG, RUN_TAG, client, experiment_id
+
+    mlflow = client()
+    runs = mlflow.search_runs([experiment_id(mlflow)], max_results=1000, order_by=["attributes.start_time DESC"])
+    return [run for run in runs if RUN_TAG in run.data.tags and PARENT_TAG not in run.data.tags]
+
+
+def _pick(runs: list[Any], wanted: str) -> Any:
+    if wanted == "latest" or wanted.startswith("latest~"):
+        back = wanted.removeprefix("latest").removeprefix("~") or "0"
+        if back.isdigit() and int(back) < len(runs):
+            return runs[int(back)]
+        raise UserError(f"run {wanted}: MLflow holds {len(runs)} pipeline runs")
+    exact = [run for run in runs if wanted in (run.info.run_id, run.info.run_name)]
+    found = exact or [run for run in runs if run.info.run_id.startswith(wanted) or wanted in (run.info.run_name or "")]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(_title(run) for run in (found or runs)[:5]) or "none"
+    raise UserError(f"run {wanted!r}: {'several match' if found else 'no such pipeline run'}; there are {known}")
+
+
+def _title(run: Any) -> str:
+    return str(run.info.run_name or run.info.run_id[:8])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _changes(one: Mapping[str, str], two: Mapping[str, str]) -> list[tuple[str, ...]]:
+    names = sorted(set(one) | set(two))
+    return [(name, one.get(name, "–"), two.get(name, "–")) for name in names if one.get(name) != two.get(name)]
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> None:
+    rows = list(rows)
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _free_port(wanted: int) -> int:
+    """The wanted port, or one that is free: port 5000 is often taken."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise UserError(f"--port {wanted}: no free port on this machine")
