@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 
 from nvembed.core.artifacts import output_folder, write_manifest
 from nvembed.core.progress import note
+from nvembed.data.components import split_file
 from nvembed.data.evalsets import write_labelled, write_retrieval
 from nvembed.data.example import Example, Pair
+from nvembed.data.files import FilePairs, sample
 from nvembed.data.labels import TEXT_OF, example_based
+from nvembed.data.locations import source_digest
+from nvembed.data.modules import split_modules
 from nvembed.data.pydocs import LICENSE, SOURCE, read_python_docs
-from nvembed.data.source import check_digest
-from nvembed.data.splits import Split, SplitRule, classes_of, split_modules
+from nvembed.data.source import BadRow, check_digest
+from nvembed.data.splits import Split, generator
 from nvembed.data.store import write_corpus, write_examples
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ class Prepared:
     digest: str
     rows: int
     dropped: Mapping[str, int] = field(default_factory=dict)
+    bad_rows: tuple[BadRow, ...] = ()
 
 
 def prepare(data: Data, dataset_out: Path, eval_out: Path) -> None:
@@ -54,14 +59,22 @@ def prepare(data: Data, dataset_out: Path, eval_out: Path) -> None:
 
 
 def _read(data: Data) -> Prepared:
-    rule = SplitRule(**{name: getattr(data, name) for name in SplitRule.__dataclass_fields__})
-    docs = read_python_docs()
-    check_digest(data, docs.digest)
-    split = split_modules(docs.pairs, rule)
-    return Prepared(split, SOURCE, LICENSE, docs.digest, len(docs.pairs), docs.dropped)
+    if data.source == "python_docs":
+        docs = read_python_docs()
+        check_digest(data, docs.digest)
+        return Prepared(split_modules(docs.pairs, data), SOURCE, LICENSE, docs.digest, len(docs.pairs), docs.dropped)
+    assert data.path is not None
+    digest = source_digest(data.path)
+    check_digest(data, digest)
+    reader = FilePairs(data)
+    pairs = list(sample(reader, data.limit, data.seed))
+    dropped = {"exact duplicate": reader.duplicates, "bad row": reader.bad}
+    name = data.path.rstrip("/").rpartition("/")[2]
+    return Prepared(split_file(pairs, data), name, data.license, digest, reader.rows, dropped, tuple(reader.bad_rows))
 
 
 def _training_examples(data: Data, prepared: Prepared) -> list[Example]:
+    instructions = dict[str, str](data.instructions.items())
     origin = {"source": prepared.source, "license": prepared.license}
     examples = [
         Example.make(
@@ -70,13 +83,13 @@ def _training_examples(data: Data, prepared: Prepared) -> list[Example]:
             query=pair.query,
             positive=pair.positive,
             negatives=pair.negatives,
-            instruction=data.instructions[pair.task_type],
+            instruction=instructions[pair.task_type],
             **origin,
         )
         for pair in prepared.split.train
-        if pair.task_type in data.task_types
+        if data.source == "file" or pair.task_type in data.task_types
     ]
-    classes = _classes(prepared.split)
+    classes = prepared.split.classes()
     for task_type in TEXT_OF:
         if task_type in data.task_types and classes:
             examples += example_based(
@@ -84,28 +97,22 @@ def _training_examples(data: Data, prepared: Prepared) -> list[Example]:
                 task_type=task_type,
                 instruction=data.instructions[task_type],
                 negatives=data.example_negatives,
-                generator=SplitRule.generator(data, task_type),  # type: ignore[arg-type]
+                generator=generator(data, task_type),
                 **origin,
             )
     return examples
 
 
-def _classes(split: Split) -> dict[str, list[Pair]]:
-    """The classes that are evaluated, with their training documents."""
-    held = {pair.label for pair in (*split.dev_documents, *split.test_documents)}
-    return {label: pairs for label, pairs in classes_of(split.train, 1).items() if label in held}
-
-
 def _write_eval(data: Data, split: Split, folder: Path) -> dict[str, dict[str, int]]:
     """Write every eval set; return `<split>/<task>` → counts."""
     counts = {}
-    pool = [pair for pairs in _classes(split).values() for pair in pairs]
+    pool = [pair for pairs in split.classes().values() for pair in pairs]
     sets: Sequence[tuple[str, tuple[Pair, ...], tuple[Pair, ...]]] = (
         ("dev", split.dev, split.dev_documents),
         ("test", split.test, split.test_documents),
     )
     for name, pairs, documents in sets:
-        if pairs and "retrieval" in data.task_types:
+        if pairs and (data.source == "file" or "retrieval" in data.task_types):
             path = folder / name / "retrieval"
             counts[f"{name}/retrieval"] = write_retrieval(path, pairs, data.instructions["retrieval"])
         for task_type, text_of in TEXT_OF.items():

@@ -45,9 +45,23 @@ def check_source(data: Data) -> SourceCheck:
         docs = read_python_docs()
         check = SourceCheck(docs.digest, len(docs.pairs))
     else:
-        raise NotImplementedError
+        check = _check_file(data)
     check_digest(data, check.digest)
     return check
+
+
+def _check_file(data: Data) -> SourceCheck:
+    from nvembed.data.components import PairKey, choose_components
+    from nvembed.data.files import FilePairs, sample
+    from nvembed.data.locations import file_kind, source_digest
+
+    assert data.path is not None
+    file_kind(data.path)
+    digest = source_digest(data.path)
+    pairs = FilePairs(data)
+    keys = [PairKey.of(pair) for pair in sample(pairs, data.limit, data.seed)]
+    choose_components(keys, data)
+    return SourceCheck(digest, pairs.rows, tuple(pairs.bad_rows), pairs.bad, pairs.duplicates)
 
 
 def check_digest(data: Data, digest: str) -> None:

@@ -73,19 +73,36 @@ class Columns(Section):
     task: str = "task"
 
 
+_FILE_INSTRUCTIONS: dict[TaskType, str] = {
+    "retrieval": "Given a query, retrieve the passages that answer it",
+    "classification": "Classify the given text",
+    "clustering": "Identify the topic of the given text",
+    "sts": "Retrieve semantically similar text",
+    "pair": "Retrieve text that belongs with the given text",
+}
+_INSTRUCTIONS: dict[str, dict[TaskType, str]] = {
+    "file": _FILE_INSTRUCTIONS,
+    "python_docs": {
+        "retrieval": "Given the summary of a Python function, class or module, retrieve the rest of its documentation",
+        "classification": "Classify a piece of Python documentation by the library module it documents",
+        "clustering": "Identify the library module that a piece of Python documentation belongs to",
+    },
+}
+
+
 class Data(Section):
     """Where examples come from and what is held out."""
 
     source: Literal["python_docs", "file"] = "python_docs"
-    path: str | None = Field(None, description="a JSONL, Parquet or CSV file: local, s3://, gs://, hf://datasets/…")
+    path: str | None = Field(
+        None, description="a JSONL, Parquet, CSV or TSV file: local, s3://, gs://, hf://datasets/…"
+    )
     columns: Columns = Columns()
     license: str = Field("unspecified", description="licence of the user's own file")
     digest: str | None = Field(None, description="content digest or ETag of the source; written by resolve_recipe")
-    instructions: dict[TaskType, str] = {
-        "retrieval": "Given the summary of a Python function, class or module, retrieve the rest of its documentation",
-        "classification": "Classify a piece of Python documentation by the library module it documents",
-        "clustering": "Identify the library module that a piece of Python documentation belongs to",
-    }
+    instructions: dict[TaskType, str] = Field(
+        {}, description="the task sentences; those not given are the source's own"
+    )
     task_types: list[TaskType] = ["retrieval", "classification", "clustering"]
     dev_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.15
@@ -101,6 +118,7 @@ class Data(Section):
     def _a_path_means_a_file(self) -> Data:
         if self.path is not None and self.source != "file":
             object.__setattr__(self, "source", "file")
+        object.__setattr__(self, "instructions", {**_INSTRUCTIONS[self.source], **self.instructions})
         if self.source == "file" and not self.path:
             raise ValueError("source is 'file' but path is not set")
         if self.path is not None and "{{$." in self.path:
