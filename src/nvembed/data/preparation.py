@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,25 +16,13 @@ from nvembed.data.labels import TEXT_OF, example_based
 from nvembed.data.locations import source_digest
 from nvembed.data.modules import split_modules
 from nvembed.data.pydocs import LICENSE, SOURCE, read_python_docs
-from nvembed.data.source import BadRow, check_digest
+from nvembed.data.report import Prepared, write_report
+from nvembed.data.source import check_digest
 from nvembed.data.splits import Split, generator
 from nvembed.data.store import write_corpus, write_examples
 
 if TYPE_CHECKING:
     from nvembed.recipe import Data
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A source read and split, and what is to be said of it."""
-
-    split: Split
-    source: str
-    license: str
-    digest: str
-    rows: int
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    bad_rows: tuple[BadRow, ...] = ()
 
 
 def prepare(data: Data, dataset_out: Path, eval_out: Path) -> None:
@@ -47,13 +34,12 @@ def prepare(data: Data, dataset_out: Path, eval_out: Path) -> None:
         UserError: whatever `check_source` refuses, or content other than `data.digest` says.
     """
     prepared = _read(data)
-    split = prepared.split
-    examples = _training_examples(data, prepared)
     with output_folder(dataset_out) as dataset, output_folder(eval_out) as eval_sets:
-        eval_counts = _write_eval(data, split, eval_sets)
-        passages = write_corpus(dataset, (pair.positive for pair in split.train))
-        write_examples(dataset, examples)
-        counts = _counts(examples, passages, eval_counts)
+        eval_counts = _write_eval(data, prepared.split, eval_sets)
+        passages = write_corpus(dataset, (pair.positive for pair in prepared.split.train))
+        write_examples(dataset, prepared.examples)
+        counts = _counts(prepared.examples, passages, eval_counts)
+        write_report(dataset, prepared, counts)
         _write_manifests(data, prepared, counts, dataset, eval_sets)
     _say(counts)
 
@@ -62,20 +48,24 @@ def _read(data: Data) -> Prepared:
     if data.source == "python_docs":
         docs = read_python_docs()
         check_digest(data, docs.digest)
-        return Prepared(split_modules(docs.pairs, data), SOURCE, LICENSE, docs.digest, len(docs.pairs), docs.dropped)
+        split = split_modules(docs.pairs, data)
+        examples = _training_examples(data, split, SOURCE, LICENSE)
+        return Prepared(split, examples, SOURCE, LICENSE, docs.digest, len(docs.pairs), docs.dropped)
     assert data.path is not None
     digest = source_digest(data.path)
     check_digest(data, digest)
     reader = FilePairs(data)
     pairs = list(sample(reader, data.limit, data.seed))
-    dropped = {"exact duplicate": reader.duplicates, "bad row": reader.bad}
-    name = data.path.rstrip("/").rpartition("/")[2]
-    return Prepared(split_file(pairs, data), name, data.license, digest, reader.rows, dropped, tuple(reader.bad_rows))
+    split = split_file(pairs, data)
+    name = data.path.rpartition("/")[2]
+    examples = _training_examples(data, split, name, data.license)
+    dropped = {"bad row": reader.bad, "exact duplicate": reader.duplicates}
+    return Prepared(split, examples, name, data.license, digest, reader.rows, dropped, tuple(reader.bad_rows))
 
 
-def _training_examples(data: Data, prepared: Prepared) -> list[Example]:
+def _training_examples(data: Data, split: Split, source: str, license: str) -> list[Example]:
+    """Pairs as they are, then the labelled tasks. A file's rows are all used: its stages choose by `task_types`."""
     instructions = dict[str, str](data.instructions.items())
-    origin = {"source": prepared.source, "license": prepared.license}
     examples = [
         Example.make(
             task=pair.task,
@@ -84,21 +74,23 @@ def _training_examples(data: Data, prepared: Prepared) -> list[Example]:
             positive=pair.positive,
             negatives=pair.negatives,
             instruction=instructions[pair.task_type],
-            **origin,
+            source=source,
+            license=license,
         )
-        for pair in prepared.split.train
+        for pair in split.train
         if data.source == "file" or pair.task_type in data.task_types
     ]
-    classes = prepared.split.classes()
+    classes = split.classes()
     for task_type in TEXT_OF:
         if task_type in data.task_types and classes:
             examples += example_based(
                 classes,
                 task_type=task_type,
-                instruction=data.instructions[task_type],
+                instruction=instructions[task_type],
                 negatives=data.example_negatives,
+                source=source,
+                license=license,
                 generator=generator(data, task_type),
-                **origin,
             )
     return examples
 

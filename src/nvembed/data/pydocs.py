@@ -12,7 +12,7 @@ import logging
 import re
 import sysconfig
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -118,11 +118,22 @@ def _docstrings(file: Path) -> Iterator[str]:
     except (SyntaxError, ValueError, OSError) as error:
         logger.debug("%s: skipped (%s)", file, error)
         return
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node, clean=True)
             if docstring:
                 yield docstring.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate cannot be written
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The module and its statements, breadth first. `ast.walk` visits expressions too and takes four times as long."""
+    todo: deque[ast.AST] = deque([tree])
+    while todo:
+        node = todo.popleft()
+        yield node
+        todo.extend(
+            c for c in ast.iter_child_nodes(node) if isinstance(c, ast.stmt | ast.excepthandler | ast.match_case)
+        )
 
 
 def _without_doctests(docstring: str) -> str:
