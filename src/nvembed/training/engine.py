@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -51,16 +52,22 @@ class Encoder(nn.Module):
         return torch.cat(vectors)
 
 
-def quiet_deepspeed(device: str) -> None:
-    """Keep DeepSpeed to warnings and, on a CPU, from compiling an operation that training never calls.
+def load_deepspeed(device: str) -> None:
+    """Import DeepSpeed, quickly and quietly.
 
-    DeepSpeed builds a shared-memory all-reduce when it starts on a CPU (a minute with a compiler, an error without). It
-    serves tensor-parallel inference alone. An empty table of compatible operations makes it go without.
+    Left out is what training never calls. On a CPU DeepSpeed would compile a shared-memory all-reduce at its start (a
+    minute with a compiler, an error without), which serves tensor-parallel inference alone: an empty table of
+    compatible operations makes it go without. Its autotuner would import mlflow, if there is one, for two seconds.
     """
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if device == "cuda" else "cpu")
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    import deepspeed
-
+    os.environ.setdefault("DS_ACCELERATOR", device)
+    hidden = sys.modules.get("mlflow")
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # the import system's own word for "not to be had"
+    try:
+        import deepspeed
+    finally:
+        del sys.modules["mlflow"]
+        if hidden is not None:
+            sys.modules["mlflow"] = hidden
     for name in ("DeepSpeed", "deepspeed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if device == "cpu":
@@ -95,6 +102,7 @@ def start_engine(encoder: Encoder, groups: list[dict[str, Any]], stage: Stage) -
         "gradient_clipping": stage.max_grad_norm if stage.zero_stage else 0.0,
     }
     engine, *_ = deepspeed.initialize(model=encoder, optimizer=optimizer, config=config, dist_init_required=False)
+    _make_optimizer_state(engine)
     return engine
 
 
@@ -146,38 +154,45 @@ def load_weights(model: NVEmbedModel, tensors: Mapping[str, torch.Tensor]) -> No
 
 
 def load_moments(engine: Any, tensors: Mapping[str, torch.Tensor], step: int) -> None:
-    """Put a checkpoint's Adam moments into a fresh engine whose optimiser then counts `step` steps."""
-    stage = engine.zero_optimization_stage()
-    parameters = trained_parameters(engine)
-    if stage == 0:
-        for name, parameter in parameters.items():
-            _fill_state(engine.optimizer.state[parameter], parameter, step)
-            for key in MOMENTS:
-                engine.optimizer.state[parameter][key].copy_(tensors[f"{key}/{name}"])
-        return
-    _load_partitioned_moments(engine, parameters, tensors, step)
-
-
-def _load_partitioned_moments(
-    engine: Any, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor], step: int
-) -> None:
-    """ZeRO makes the optimiser's state at the first step; make it now, then fill it by name."""
+    """Put a checkpoint's Adam moments into a fresh engine, whose optimiser then counts `step` steps."""
     from deepspeed.utils import safe_set_full_optimizer_state
 
-    zero = engine.optimizer
-    stage = engine.zero_optimization_stage()
-    flat = zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
-    for partition in flat:
-        _fill_state(zero.optimizer.state[partition], partition, step)
-    if stage < 3:
-        zero._lazy_init_hp_params_optimizer_state()
-    for name, parameter in parameters.items():
+    plain = engine.zero_optimization_stage() == 0
+    for tensor in _optimised_tensors(engine):
+        _base_optimizer(engine).state[tensor]["step"].fill_(step)
+    for name, parameter in trained_parameters(engine).items():
         for key in MOMENTS:
-            safe_set_full_optimizer_state(parameter, tensors[f"{key}/{name}"].to(engine.device), key)
+            moment = tensors[f"{key}/{name}"].to(engine.device)
+            if plain:
+                engine.optimizer.state[parameter][key].copy_(moment)
+            else:
+                safe_set_full_optimizer_state(parameter, moment, key)
 
 
-def _fill_state(state: dict[str, Any], like: torch.Tensor, step: int) -> None:
-    """The state that fused AdamW keeps of one tensor, with its moments zero."""
-    state["step"] = torch.tensor(float(step), dtype=torch.float32, device=like.device)
-    for key in MOMENTS:
-        state[key] = torch.zeros_like(like, memory_format=torch.preserve_format).detach()
+def _make_optimizer_state(engine: Any) -> None:
+    """Make the state that AdamW would make at its first step, so that it can be filled by name from the start.
+
+    With several parameter groups DeepSpeed's ZeRO 1 and 2 link parameters to their state after the first group's
+    first step, when the other groups have none, and never again.
+    """
+    state = _base_optimizer(engine).state
+    for tensor in _optimised_tensors(engine):
+        state[tensor]["step"] = torch.zeros((), dtype=torch.float32, device=tensor.device)
+        for key in MOMENTS:
+            state[tensor][key] = torch.zeros_like(tensor, memory_format=torch.preserve_format).detach()
+    if engine.zero_optimization_stage() in (1, 2):
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _base_optimizer(engine: Any) -> torch.optim.Optimizer:
+    """The AdamW that we made; ZeRO wraps it."""
+    return engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer
+
+
+def _optimised_tensors(engine: Any) -> list[torch.Tensor]:
+    """What AdamW keeps state of: the parameters, or with ZeRO this rank's flat partitions of them."""
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        return list(trained_parameters(engine).values())
+    zero = engine.optimizer
+    return list(zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups)

@@ -57,6 +57,7 @@ def _draw(path: Path, name: str, records: Sequence[Record]) -> None:
     """Four panels over steps: each step pale, a running mean on top."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 6.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -75,6 +76,7 @@ def _draw(path: Path, name: str, records: Sequence[Record]) -> None:
             axes.legend(frameon=False)
         axes.set_ylabel(label)
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Software": None})

@@ -78,7 +78,7 @@ def _train(job: Job, state: Path) -> int:
 
     torch.set_num_threads(job.threads)
     stage = section(job.stage)
-    engines.quiet_deepspeed(job.device)
+    engines.load_deepspeed(job.device)
     rank, world, device = engines.join_ranks(job.device)
     if _agree(lambda: read_result(state), rank, world):
         return 0  # another run finished this very stage while we waited for its lock

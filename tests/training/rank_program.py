@@ -1,0 +1,70 @@
+"""Runs under torchrun: takes steps with the real engine and keeps what came out, for a test to compare.
+
+    rank_program.py CASES.json OUT
+
+Each case: `name`, `zero` (stage), `budget` (tokens encoded at once), `model` and `stage` (recipe sections), `dataset`,
+`steps`, `at_once` (one backward pass through the very chunks that the budget gives). OUT gets `<name>.safetensors` with
+the exported state and `<name>.json` with each step's record.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from nvembed.data import BatchSampler, read_examples
+from nvembed.modeling import NVEmbedModel
+from nvembed.training import engine as engines
+from nvembed.training.job import section
+from nvembed.training.schedule import parameter_groups
+from nvembed.training.step import Trainer
+
+
+class AtOnce(Trainer):
+    """Keeps the chunks and lets autograd through all of them."""
+
+    def _cut(self, tokenized, step):
+        chunks, _, stop = super()._cut(tokenized, step)
+        return chunks, True, stop
+
+
+def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> None:
+    stage = section({**case["stage"], "zero_stage": case["zero"], "micro_batch_tokens": case["budget"]})
+    model = NVEmbedModel.from_section(section(case["model"]), trainable=True)
+    encoder = engines.Encoder(model, "float32")
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    engine = engines.start_engine(
+        encoder, parameter_groups(named, stage, is_latent=lambda name: name.startswith("latent.")), stage
+    )
+    engine.train()
+    sampler = BatchSampler(read_examples(case["dataset"]), stage.batch_size, stage.seed, stage.task_types)
+    trainer = (AtOnce if case.get("at_once") else Trainer)(engine, sampler, stage, rank, world, device)
+    cached = []
+    cut = trainer._cut
+
+    def watched(tokenized, step):
+        chunks, fits, stop = cut(tokenized, step)
+        cached.append({"chunks": len(chunks), "fits": fits})
+        return chunks, fits, stop
+
+    trainer._cut = watched
+    records = [trainer.step(step).record for step in range(case["steps"])]
+    tensors = engines.export_state(engine)
+    if rank == 0:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / f"{case['name']}.safetensors")
+        (out / f"{case['name']}.json").write_text(json.dumps({"records": records, "cut": cached}))
+
+
+def main() -> None:
+    cases, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    engines.load_deepspeed("cpu")
+    rank, world, device = engines.join_ranks("cpu")
+    for case in cases:
+        run(case, out, rank, world, device)
+
+
+if __name__ == "__main__":
+    main()

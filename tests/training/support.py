@@ -1,0 +1,69 @@
+"""What the tests of training share: made-up examples, a dataset folder, sections, and torchrun."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from nvembed.core.artifacts import output_folder, write_manifest
+from nvembed.core.digests import digest_text
+from nvembed.data import Example, write_examples
+from nvembed.recipe import Recipe, load_recipe
+
+HERE = Path(__file__).parent
+QUICK = ["resources.threads=1", "resources.device=cpu"]
+
+
+def make_examples(count: int, *, negatives: int = 2, seed: int = 0, task_type: str = "retrieval") -> list[Example]:
+    """Random words, uneven lengths; some documents stand in several examples, some examples lack a negative."""
+    draw = random.Random(seed)
+    words = [f"word{i}" for i in range(150)]
+
+    def text(low: int, high: int) -> str:
+        return " ".join(draw.choices(words, k=draw.randint(low, high)))
+
+    examples = []
+    for index in range(count):
+        documents = [text(4, 40) for _ in range(1 + negatives)]
+        if examples and index % 4 == 0:
+            documents[-1] = examples[-1].positive
+        if index % 5 == 3:
+            documents.pop()
+        symmetric = task_type != "retrieval"
+        examples.append(
+            Example(
+                task="words",
+                task_type=task_type,
+                query=text(2, 12),
+                positive=documents[0],
+                negatives=tuple(documents[1:]),
+                query_instruction="find the same words",
+                document_instruction="find the same words" if symmetric else "",
+                source="made up",
+                license="CC0-1.0",
+                id=digest_text(f"{task_type}{index}"),
+            )
+        )
+    return examples
+
+
+def make_dataset(folder: Path, examples: list[Example], kind: str = "mined") -> Path:
+    """A dataset folder as mining writes it."""
+    with output_folder(folder) as inside:
+        write_examples(inside, examples)
+        write_manifest(inside, kind=kind, section={}, licenses={"made up": "CC0-1.0"})
+    return folder
+
+
+def recipe(*overrides: str) -> Recipe:
+    """The recipe `tiny`, on one CPU thread."""
+    return load_recipe("tiny", [*QUICK, *overrides])
+
+
+def torchrun(processes: int, *arguments: str) -> None:
+    """Run a Python program on some ranks; fails with what it said."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
