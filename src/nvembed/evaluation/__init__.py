@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["compare", "evaluate"]
+__all__ = ["compare", "evaluate", "evaluate_model"]
 
 if TYPE_CHECKING:
     from nvembed.evaluation.comparison import compare
-    from nvembed.evaluation.running import evaluate
+    from nvembed.evaluation.running import evaluate, evaluate_model
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: neither half needs what the other imports."""
-    if name == "evaluate":
-        from nvembed.evaluation.running import evaluate
+    if name in ("evaluate", "evaluate_model"):
+        from nvembed.evaluation import running
 
-        return evaluate
+        return getattr(running, name)
     if name == "compare":
         from nvembed.evaluation.comparison import compare
 

@@ -11,8 +11,10 @@ class BM25Model:
     """Search by words (mteb's `SearchProtocol`). `k1` and `b` are the usual 1.5 and 0.75."""
 
     def __init__(self, k1: float = 1.5, b: float = 0.75) -> None:
+        import bm25s
         import Stemmer
 
+        self._bm25s = bm25s
         self._k1, self._b = k1, b
         self._stemmer = Stemmer.Stemmer("english")
         self._meta = ModelMeta.create_empty({"name": "nvembed/bm25", "revision": "bm25s"})
@@ -23,16 +25,12 @@ class BM25Model:
         return self._meta
 
     def _tokenize(self, texts: list[str]) -> Any:
-        import bm25s
-
-        return bm25s.tokenize(texts, stopwords="en", stemmer=self._stemmer, show_progress=False)
+        return self._bm25s.tokenize(texts, stopwords="en", stemmer=self._stemmer, show_progress=False)
 
     def index(self, corpus: Any, **kwargs: Any) -> None:
         """Read a corpus with the columns `id` and `text`."""
-        import bm25s
-
         self._ids = list(corpus["id"])
-        self._index = bm25s.BM25(k1=self._k1, b=self._b, method="lucene")
+        self._index = self._bm25s.BM25(k1=self._k1, b=self._b, method="lucene")
         self._index.index(self._tokenize(list(corpus["text"])), show_progress=False)
 
     def search(self, queries: Any, *, top_k: int, **kwargs: Any) -> dict[str, dict[str, float]]:

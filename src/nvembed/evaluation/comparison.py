@@ -9,14 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nvembed.core.artifacts import output_folder, write_file, write_manifest
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.evaluation.results import Results, read_results
 from nvembed.evaluation.scoring import statistic_of
-from nvembed.evaluation.stats import Interval, VMeasure, observed, percentile_interval, resamples, task_seed
+from nvembed.evaluation.stats import Interval, Sampled, task_seed
 from nvembed.evaluation.verdict import Difference, judge, sentence
 
 if TYPE_CHECKING:
@@ -124,19 +122,16 @@ def _measure(
     for split, task in measured:
         present = {name: model for name, model in models.items() if (split, task) in model.tasks}
         head = next(iter(present.values())).tasks[split, task]
-        statistics = [statistic_of(head["type"], model.items[split, task]) for model in present.values()]
-        seed = task_seed(evaluation.seed, split, task)
-        drawn = dict(zip(present, resamples(statistics, evaluation.bootstrap_samples, seed), strict=True))
-        values = {name: observed(statistic) for name, statistic in zip(present, statistics, strict=True)}
-        centred = isinstance(statistics[0], VMeasure)
-
-        def around(value: float, samples: np.ndarray, centred: bool = centred) -> Interval:
-            return percentile_interval(value, samples, evaluation.confidence, centred=centred)
-
+        sampled = Sampled(
+            {name: statistic_of(head["type"], model.items[split, task]) for name, model in present.items()},
+            samples=evaluation.bootstrap_samples,
+            confidence=evaluation.confidence,
+            seed=task_seed(evaluation.seed, split, task),
+        )
         for name in present:
-            scores[name][split, task] = around(values[name], drawn[name])
+            scores[name][split, task] = sampled.score(name)
         for a, b in _pairs(present):
-            gap = around(values[a] - values[b], drawn[a] - drawn[b])
+            gap = sampled.difference(a, b)
             differences.append(Difference(task, split, head["metric"], a, b, gap.mean, gap.low, gap.high))
     return scores, differences
 

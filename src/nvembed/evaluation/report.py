@@ -103,7 +103,7 @@ def _notes(content: Mapping[str, Any], models: Mapping[str, Results]) -> list[st
     notes = [
         f"± and [ ] are {content['confidence']:.0%} percentile bootstrap intervals ({samples:,} resamples). Gains are "
         "paired: both models are scored on the same resampled queries (retrieval), test items (classification) or "
-        "documents (clustering, v-measure computed anew).",
+        "documents (clustering: v-measure computed anew, spread set to the jackknife's standard error).",
     ]
     if kept:
         notes.append(
