@@ -44,9 +44,11 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _no_server_of_this_machine(monkeypatch):
+def _no_settings_of_this_machine(monkeypatch):
     # set first, so that what the command puts there is undone after the test
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setenv("NVEMBED_STATE", "")
+    monkeypatch.delenv("NVEMBED_STATE")
 
 
 def test_compare_shows_both_numbers_their_difference_and_what_the_recipes_do_differently(store, capsys):
@@ -76,6 +78,18 @@ def test_registry_list_shows_versions_with_their_aliases_newest_first(store, cap
     assert rows == [["tiny", "2", "challenger"], ["tiny", "1", "champion"]]
 
 
+def test_promote_and_rollback_move_the_champion_there_and_back(store, capsys):
+    assert main(["registry", "promote", "tiny", "2", "--output-dir", str(store)]) == 0
+    assert main(["registry", "list", "tiny", "--output-dir", str(store)]) == 0
+    rows = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()[2:]}
+    assert "champion" in rows["2"]
+    assert "champion" not in rows["1"]
+    assert main(["registry", "rollback", "tiny", "--output-dir", str(store)]) == 0
+    assert capsys.readouterr().out == "tiny version 1 is champion again\n"
+    assert main(["registry", "promote", "tiny", "9", "--output-dir", str(store)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", [["registry", "list"], ["compare", "a", "b"], ["ui"]])
 def test_a_folder_without_a_store_is_refused_and_stays_empty(command, tmp_path, capsys):
     assert main([*command, "--output-dir", str(tmp_path)]) == 2
@@ -83,8 +97,7 @@ def test_a_folder_without_a_store_is_refused_and_stays_empty(command, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_ui_serves_the_local_store_on_the_loopback_address(store):
+def test_ui_serves_the_local_store_on_the_loopback_address_and_ends_with_the_command(store):
     process = subprocess.Popen(
         [str(NVEMBED), "ui", "--output-dir", str(store)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -104,3 +117,5 @@ def test_ui_serves_the_local_store_on_the_loopback_address(store):
     finally:
         process.terminate()
         process.wait(timeout=30)
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"{address}/health", timeout=5)

@@ -12,7 +12,9 @@ from typing import Any
 
 import click
 
+from nvembed.cli.app import Failure
 from nvembed.cli.options import output_dir_option
+from nvembed.cli.processes import end_tree, terminate_as_interrupt
 from nvembed.core.errors import UserError
 
 _SQLITE = "sqlite:///"
@@ -31,12 +33,19 @@ def ui(output_dir: Path, port: int) -> None:
     artifacts = Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts"
     click.echo(f"MLflow at http://127.0.0.1:{free} (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    command += ["--port", str(free), "--default-artifact-root", artifacts.as_uri()]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command += ["--port", str(free), "--workers", "1", "--default-artifact-root", artifacts.as_uri()]
+    # without the job runner's dozen processes, which only hosted evaluations need
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    code = subprocess.run(command, env=environment, check=False).returncode
-    if code not in (0, -2, 130):
-        raise click.ClickException(f"MLflow ended with exit code {code}")
+    with terminate_as_interrupt():
+        server = subprocess.Popen(command, env=environment, start_new_session=True)
+        try:
+            code = server.wait()
+        except KeyboardInterrupt:
+            return
+        finally:
+            end_tree(server)
+    raise Failure(f"MLflow ended by itself with exit code {code}")
 
 
 @click.command()
@@ -48,7 +57,7 @@ def compare(first: str, second: str, output_dir: Path) -> None:
 
     A and B are names or ids (a part that is clear will do) of pipeline runs in MLflow, or `latest`, `latest~1`, ….
     """
-    os.environ["MLFLOW_TRACKING_URI"] = _store(output_dir)
+    _use_store(output_dir)
     runs = _pipeline_runs()
     one, two = _pick(runs, first), _pick(runs, second)
     rows = [("", _title(one), _title(two), "difference")]
@@ -68,25 +77,46 @@ def registry() -> None:
 
 
 @registry.command("list")
+@click.argument("name", required=False)
 @output_dir_option
-def list_(output_dir: Path) -> None:
-    """Every version with its aliases, newest first."""
-    os.environ["MLFLOW_TRACKING_URI"] = _store(output_dir)
-    from nvembed.tracking.client import client
+def list_(name: str | None, output_dir: Path) -> None:
+    """Every version with its aliases, newest first; of all models or of NAME."""
+    from nvembed.registry import list_versions
 
-    mlflow = client()
-    rows = [("name", "version", "aliases", "run")]
-    for model in mlflow.search_registered_models():
-        aliases: dict[str, list[str]] = {}
-        for alias, version in mlflow.get_registered_model(model.name).aliases.items():
-            aliases.setdefault(str(version), []).append(alias)
-        for version in mlflow.search_model_versions(f"name='{model.name}'", order_by=["version_number DESC"]):
-            number = str(version.version)
-            rows.append((model.name, number, ", ".join(sorted(aliases.get(number, []))), version.run_id or ""))
-    if len(rows) == 1:
+    _use_store(output_dir)
+    versions = list_versions(name)
+    if not versions:
         click.echo("no model is registered yet; `nvembed run` registers one")
         return
+    rows = [("name", "version", "aliases", "created", "run")]
+    rows += [(one.name, one.version, ", ".join(one.aliases), one.created, one.run) for one in versions]
     _table(rows)
+
+
+@registry.command()
+@click.argument("name")
+@click.argument("version")
+@click.option("--why", default="promoted by hand", show_default=True, help="Kept with the version.")
+@output_dir_option
+def promote(name: str, version: str, why: str, output_dir: Path) -> None:
+    """Make VERSION of NAME champion, whatever the gate said."""
+    from nvembed.registry import promote as make_champion
+
+    _use_store(output_dir)
+    chosen = make_champion(name, version, why)
+    click.echo(f"{chosen.name} version {chosen.version} is champion")
+
+
+@registry.command()
+@click.argument("name")
+@output_dir_option
+def rollback(name: str, output_dir: Path) -> None:
+    """Make the champion before this one champion again."""
+    from nvembed.registry import rollback as take_back
+
+    _use_store(output_dir)
+    chosen = take_back(name)
+    click.echo(f"{chosen.name} version {chosen.version} is champion again")
 
 
 def _store(output_dir: Path) -> str:
@@ -98,6 +128,11 @@ def _store(output_dir: Path) -> str:
         raise UserError(f"--output-dir {output_dir}: no MLflow store there; run `nvembed run` first or name its folder")
     tracking.check_server(uri, timeout=5)
     return uri
+
+
+def _use_store(output_dir: Path) -> None:
+    os.environ["MLFLOW_TRACKING_URI"] = _store(output_dir)
+    os.environ.setdefault("NVEMBED_STATE", str(output_dir.expanduser().resolve() / "state"))
 
 
 def _pipeline_runs() -> list[Any]:

@@ -7,12 +7,28 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nvembed.core import lifeline
 from nvembed.core.progress import ENVIRONMENT as PROGRESS
 
 _GRACE = 5.0
+
+
+@contextlib.contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """Within this, SIGTERM raises KeyboardInterrupt, so that both end a run in the same orderly way."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def end_tree(process: subprocess.Popen[bytes]) -> None:

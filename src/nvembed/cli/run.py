@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ import click
 from nvembed.cli.app import Failure
 from nvembed.cli.board import Board, Tail
 from nvembed.cli.local_runner import Job, Result
-from nvembed.cli.processes import end_tree, wait_for_leftovers
+from nvembed.cli.processes import end_tree, terminate_as_interrupt, wait_for_leftovers
 from nvembed.cli.screen import Screen
 from nvembed.core import lifeline, progress
 from nvembed.core.artifacts import write_file
@@ -79,7 +78,7 @@ def execute(pipeline: Path, parameters: dict[str, Any], output_dir: Path, tracki
     output = output_dir.expanduser().resolve()
     folders = RunFolders(output, f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
     folders.log.parent.mkdir(parents=True, exist_ok=True)
-    with _only_run_in(output), _terminate_as_interrupt():
+    with _only_run_in(output), terminate_as_interrupt():
         if leftovers := wait_for_leftovers(output):
             raise UserError(
                 f"{output}: tasks of a killed run still live (process {leftovers[0]}); end them, then run again"
@@ -99,18 +98,6 @@ def _only_run_in(output: Path) -> Iterator[None]:
                 f"--output-dir {output}: another run works here (process {holder}); wait for it or name another folder"
             ) from None
         yield
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _start(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from nvembed.cli.board import Board, Task
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _MARKS = {"running": "…", "done": "✓", "cached": "=", "failed": "✗"}
 _WORDS = {"running": "running", "done": "done", "cached": "cached", "failed": "FAILED"}
@@ -81,11 +84,11 @@ class PlainScreen:
 class LiveScreen:
     """A table that is drawn anew; notes scroll by above it."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(highlight=False)
+        self._console = console or Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=False, vertical_overflow="visible")
         self._live.start()
         self._notes = 0

@@ -1,0 +1,93 @@
+"""Each stage by itself, with folders of one's own, one handing over to the next."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from nvembed.cli import main
+from nvembed.core.artifacts import read_manifest
+
+WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ru", "te", "so", "ny", "pa") for b in ("ba", "den", "fi", "gor", "hul")]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """What `nvembed prepare` makes of a small file of pairs."""
+    folder = tmp_path_factory.mktemp("stages")
+    draw = random.Random(3)
+    pairs = [
+        {"query": " ".join(draw.sample(WORDS, 5)), "positive": " ".join(draw.sample(WORDS, 15))} for _ in range(300)
+    ]
+    (folder / "my.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    arguments = ["--recipe", "tiny", "--set", f"data.path={folder / 'my.jsonl'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NVEMBED_PARENT", "")
+        patch.setenv("NVEMBED_TASK", "")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        out = ["--out", str(folder / "data"), "--eval-out", str(folder / "eval")]
+        assert main(["prepare", *arguments, *out]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("NVEMBED_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("NVEMBED_PARENT", "")  # what the command sets is undone after the test
+    monkeypatch.setenv("NVEMBED_TASK", "")
+
+
+def test_prepare_writes_training_examples_and_held_out_sets(prepared):
+    assert read_manifest(prepared / "data", kind="dataset").counts
+    assert read_manifest(prepared / "eval", kind="eval").counts
+
+
+def test_mine_goes_on_from_what_prepare_wrote(prepared, tmp_path):
+    out = tmp_path / "mined"
+    assert main(["mine", "--recipe", "tiny", "--dataset", str(prepared / "data"), "--out", str(out)]) == 0
+    assert read_manifest(out, kind="mined").inputs
+
+
+def test_evaluate_measures_bm25_on_the_held_out_sets(prepared, tmp_path):
+    out = tmp_path / "bm25"
+    arguments = ["--recipe", "tiny", "--candidate", "bm25", "--eval-sets", str(prepared / "eval"), "--out", str(out)]
+    assert main(["evaluate", *arguments]) == 0
+    assert read_manifest(out, kind="evaluation").headline
+
+
+def one_line(capsys) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_folder_no_stage_wrote_is_refused(tmp_path, capsys):
+    for command in (["mine", "--dataset"], ["train", "--dataset"], ["evaluate", "--candidate", "bm25", "--eval-sets"]):
+        assert main([*command, str(tmp_path), "--recipe", "tiny", "--out", str(tmp_path / "out")]) == 2
+        assert "manifest.json" in one_line(capsys)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_ours_is_never_replaced(prepared, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    arguments = ["--recipe", "tiny", "--dataset", str(prepared / "data"), "--out", str(tmp_path)]
+    assert main(["mine", *arguments]) == 2
+    assert "not nvembed's" in one_line(capsys)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_dataset_where_a_held_out_set_is_needed_is_refused(prepared, tmp_path, capsys):
+    arguments = ["--recipe", "tiny", "--candidate", "bm25", "--eval-sets", str(prepared / "data")]
+    assert main(["evaluate", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert "eval" in one_line(capsys)
+
+
+def test_an_adapter_is_wanted_for_a_trained_stage_and_for_no_other(prepared, tmp_path, capsys):
+    arguments = ["evaluate", "--recipe", "tiny", "--eval-sets", str(prepared / "eval"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--candidate", "stage1"]) == 2
+    assert "needs one" in one_line(capsys)
+    assert main([*arguments, "--candidate", "base", "--adapter", str(prepared / "data")]) == 2
+    assert "takes none" in one_line(capsys)
