@@ -88,7 +88,7 @@ def _draw_gains(
     """Gains on one scale for all tasks, so that lengths can be compared from panel to panel."""
     low, high = reach
     room = high - low
-    axes.set_xlim(low - (0.3 if low < -0.5 * room else 0.06) * room, high + 0.3 * room)
+    axes.set_xlim(low - (0.4 if low < -0.5 * room else 0.06) * room, high + 0.3 * room)
     axes.axvline(0, color=INK, linewidth=1, zorder=1)
     gate = content["verdict"]["gate"]
     bound = gate["min_gain"] if task == gate["task"] else -gate["guard_margin"]
@@ -100,7 +100,7 @@ def _draw_gains(
             _dot(axes, place, row["mean"], row["low"], row["high"], name)
             sure = row["low"] > 0 or row["high"] < 0
             losing = row["mean"] < 0 and row["high"] < 0
-            edge = row["low"] - 0.03 * room if losing else row["high"] + 0.03 * room
+            edge = row["low"] - 0.03 * room if losing else max(row["high"] + 0.03 * room, row["mean"] + 0.045 * room)
             look = _small(INK, bold=sure) | {"ha": "right" if losing else "left"}
             axes.text(edge, place, signed(row["mean"]), **look)
     if first:
