@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +15,8 @@ from nvembed.core.artifacts import read_manifest
 from nvembed.core.digests import digest_folder
 from nvembed.core.errors import UserError
 from nvembed.data import check_source, prepare, read_corpus, read_examples
+from nvembed.data.example import Pair
+from nvembed.data.modules import split_modules
 from nvembed.data.near_copies import jaccard, ngrams
 from nvembed.data.pydocs import read_python_docs, split_docstring
 from nvembed.recipe import Data, load_recipe
@@ -52,10 +56,15 @@ def training_texts(out: Path) -> set[str]:
     )
 
 
-def test_python_gives_well_over_two_thousand_pairs_the_same_each_time() -> None:
+def test_a_library_read_again_gives_the_same_pairs_in_the_same_order() -> None:
+    folder = Path(sysconfig.get_path("stdlib")) / "email"
+    first, again = (read_python_docs.__wrapped__(folder) for _ in range(2))
+    assert first == again
+    assert len(first.pairs) > 50
+
+
+def test_python_gives_well_over_two_thousand_different_pairs() -> None:
     first = read_python_docs()
-    read_python_docs.cache_clear()
-    assert read_python_docs() == first
     assert len(first.pairs) > 2000
     assert len({(pair.query, pair.positive) for pair in first.pairs}) == len(first.pairs)
     assert check_source(LAPTOP).digest == first.digest
@@ -177,8 +186,11 @@ def test_content_other_than_the_recipe_was_resolved_with_is_refused_and_nothing_
 
 
 def test_more_held_out_than_there_is_names_the_keys_to_change(tmp_path: Path) -> None:
+    data = Data(limit=100, min_test_queries=60)
     with pytest.raises(UserError, match=r"data\.min_test_queries"):
-        prepare(Data(limit=100, min_test_queries=60), tmp_path / "dataset", tmp_path / "eval")
+        check_source(data)
+    with pytest.raises(UserError, match=r"data\.min_test_queries"):
+        prepare(data, tmp_path / "dataset", tmp_path / "eval")
 
 
 @pytest.mark.parametrize(
@@ -206,6 +218,21 @@ def test_a_docstring_is_its_summary_and_the_rest(docstring: str, expected: str) 
 )
 def test_what_is_no_prose_is_dropped_by_a_named_rule(docstring: str, rule: str) -> None:
     assert split_docstring(docstring) == rule
+
+
+def test_a_class_whose_training_documents_all_copy_held_out_ones_is_not_measured() -> None:
+    words = [f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(400)]
+    generator = random.Random(0)
+    pairs = [
+        Pair(" ".join(generator.choices(words, k=9)), " ".join(generator.choices(words, k=40)), label=f"module{m:02d}")
+        for m in range(40)
+        for _ in range(12)
+    ]
+    pairs += [replace(pair, query=f"{pair.query} {n}", label="copies") for n in range(30) for pair in pairs[:1]]
+    split = split_modules([pair for pair in pairs if pair.label != "module00"], Data(min_class_size=8))
+    assert split.dropped["held out: class without training documents"] > 0
+    assert "copies" not in {pair.label for pair in (*split.dev_documents, *split.test_documents)}
+    assert len(split.classes()) > 10
 
 
 def test_planted_near_copies_are_kept_out_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

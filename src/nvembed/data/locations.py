@@ -90,7 +90,9 @@ def _locate(path: str) -> tuple[Any, str, dict[str, Any]]:
         filesystem.invalidate_cache()  # a listing from before would hide that the file changed
         info = filesystem.info(inner)
     except FileNotFoundError:
-        raise UserError(f"data.path: {path}: there is no such file; check the path") from None
+        # a web server that is down looks the same as a missing file through fsspec
+        reach = "" if _is_local(filesystem) else ", or its store cannot be reached"
+        raise UserError(f"data.path: {path}: there is no such file{reach}; check the path") from None
     except Exception as error:
         raise _unreadable(path, error) from error
     if info.get("type") == "directory":

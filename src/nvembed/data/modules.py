@@ -24,11 +24,7 @@ def split_modules(pairs: Sequence[Pair], data: Data) -> Split:
 
     Raises UserError if there are too few pairs or modules for the sizes asked for.
     """
-    by_module: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        by_module[pair.label].append(pair)
-    if data.limit is not None:
-        by_module = _sample_modules(by_module, data, data.limit)
+    by_module = _modules(pairs, data)
     test_modules, dev_modules = _choose_modules(by_module, data)
     train_modules = set(by_module) - test_modules - dev_modules
     test, dev, train = (
@@ -47,6 +43,19 @@ def split_modules(pairs: Sequence[Pair], data: Data) -> Split:
         tuple(test_documents),
         dict(sorted(dropped.items())),
     )
+
+
+def check_modules(pairs: Sequence[Pair], data: Data) -> None:
+    """Raises UserError as `split_modules` does, without its work."""
+    _choose_modules(_modules(pairs, data), data)
+
+
+def _modules(pairs: Sequence[Pair], data: Data) -> dict[str, list[Pair]]:
+    """Module → pairs, of those that `data.limit` leaves."""
+    by_module: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_module[pair.label].append(pair)
+    return by_module if data.limit is None else _sample_modules(by_module, data, data.limit)
 
 
 def _choose_modules(by_module: dict[str, list[Pair]], data: Data) -> tuple[set[str], set[str]]:
@@ -95,4 +104,8 @@ def _hold_out_documents(
     held = {*dev, *test}
     dev = drop_near_copies(dev, test, data, "dev: near copy of test", dropped)
     rest = [pair for pair in train if pair not in held]
-    return drop_near_copies(rest, [*test, *dev], data, "train: near copy of a held-out document", dropped), dev, test
+    rest = drop_near_copies(rest, [*test, *dev], data, "train: near copy of a held-out document", dropped)
+    taught = classes_of(rest, 2)  # near copies may have taken a class its training documents
+    dropped["held out: class without training documents"] += sum(pair.label not in taught for pair in (*dev, *test))
+    dev, test = ([pair for pair in part if pair.label in taught] for part in (dev, test))
+    return rest, dev, test

@@ -29,6 +29,7 @@ def prepare(data: Data, dataset_out: Path, eval_out: Path) -> None:
     """Write the training dataset and the eval sets of a recipe's `data` section.
 
     Both folders appear whole or not at all; the same source and section give the same bytes, manifests' times aside.
+    A file is read row by row, but its different pairs are held in memory: so much is needed as its text takes.
 
     Raises:
         UserError: whatever `check_source` refuses, or content other than `data.digest` says.

@@ -40,9 +40,11 @@ def check_source(data: Data) -> SourceCheck:
     too many unusable rows, too few pairs to hold any out, or content other than `data.digest` says.
     """
     if data.source == "python_docs":
+        from nvembed.data.modules import check_modules
         from nvembed.data.pydocs import read_python_docs
 
         docs = read_python_docs()
+        check_modules(docs.pairs, data)
         check = SourceCheck(docs.digest, len(docs.pairs))
     else:
         check = _check_file(data)
