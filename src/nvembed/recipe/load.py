@@ -81,12 +81,12 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML's silent last-one-wins would hide a key written twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
+        seen: list[Any] = []  # a key may be a list, which no set takes; the loader itself refuses it below
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 
