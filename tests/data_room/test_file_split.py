@@ -117,6 +117,18 @@ def test_it_says_what_it_held_out(prepared: tuple[Path, Data], tmp_path: Path, m
     assert f"{counts['dev_retrieval_queries']} for dev" in said
 
 
+def test_it_warns_of_a_test_corpus_too_small_to_tell_models_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVEMBED_PROGRESS", str(tmp_path / "progress"))
+    passages = [text() for _ in range(25)]
+    rows = [{"query": text(8), "positive": passages[i % 25]} for i in range(200)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare(Data(path=str(tmp_path / "mine.jsonl")), tmp_path / "dataset", tmp_path / "eval")
+    count = read_manifest(tmp_path / "dataset").counts["test_retrieval_passages"]
+    assert f"only {count} passages" in (tmp_path / "progress").read_text()
+
+
 def test_a_limit_takes_that_many_pairs(prepared: tuple[Path, Data], tmp_path: Path) -> None:
     prepare(prepared[1].model_copy(update={"limit": 120}), tmp_path / "dataset", tmp_path / "eval")
     counts = read_manifest(tmp_path / "dataset").counts

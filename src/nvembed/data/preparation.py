@@ -24,6 +24,8 @@ from nvembed.data.store import write_corpus, write_examples
 if TYPE_CHECKING:
     from nvembed.recipe import Data
 
+_FEW_PASSAGES = 20
+
 
 def prepare(data: Data, dataset_out: Path, eval_out: Path) -> None:
     """Write the training dataset and the eval sets of a recipe's `data` section.
@@ -159,3 +161,6 @@ def _say(counts: Mapping[str, int]) -> None:
         f"held out {queries['test']} queries for test, {queries['dev']} for dev; "
         f"training has {counts.get('train_retrieval', 0)} pairs, {counts['train_examples']} examples"
     )
+    passages = counts.get("test_retrieval_passages", 0)
+    if 0 < passages < _FEW_PASSAGES:
+        note(f"the test corpus has only {passages} passages: every model finds the right one easily, scores say little")
