@@ -1,0 +1,100 @@
+"""The registered versions of a model, as MLflow's registry tells them. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvembed.tracking.client import client
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+MODEL_TAG = "nvembed.model_digest"
+ADAPTER_TAG = "nvembed.adapter"
+EVALUATION_TAG = "nvembed.evaluation."  # + a key of the eval sets; the value is the evaluation folder's content digest
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version. `digest` names the model by content; `run` is the MLflow run that holds its evidence."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    digest: str
+    run: str
+    source: str
+    created: str
+    tags: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        """What `mlflow.pyfunc.load_model` takes."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def list_versions(name: str | None = None) -> list[Version]:
+    """All versions of a model, or of every model registered here, newest first. Raises UserError without a server."""
+    mlflow = client()
+    names = [name] if name else sorted(model.name for model in mlflow.search_registered_models())
+    return [version for each in names for version in _versions(mlflow, each)]
+
+
+def find_version(name: str, digest: str) -> Version | None:
+    """The version that holds the model with this content digest."""
+    return next((version for version in _versions(client(), name) if version.digest == digest), None)
+
+
+def aliased(name: str, alias: str) -> Version | None:
+    """The version that carries an alias."""
+    return next((version for version in _versions(client(), name) if alias in version.aliases), None)
+
+
+def fetch_model(version: Version, folder: Path | None = None) -> Path:
+    """The version's Sentence Transformers folder: in place where artifacts are local files, else in `folder`."""
+    artifacts = fetch(version.uri, folder) / "artifacts"
+    return next(inner for inner in sorted(artifacts.iterdir()) if (inner / "config.json").is_file())
+
+
+def fetch(uri: str, folder: Path | None = None) -> Path:
+    """Download artifacts by URI. Without a `folder` local ones are used where they lie."""
+    mlflow = client()
+    import mlflow as package
+
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    where = package.artifacts.download_artifacts(
+        artifact_uri=uri, dst_path=str(folder) if folder else None, tracking_uri=mlflow.tracking_uri
+    )
+    return Path(where)
+
+
+def _versions(mlflow: MlflowClient, name: str) -> list[Version]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        aliases = mlflow.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return []
+        raise
+    found = [_read(each, aliases) for each in mlflow.search_model_versions(f"name = '{name}'")]
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def _read(entry: Any, aliases: Mapping[str, str]) -> Version:
+    return Version(
+        name=entry.name,
+        version=str(entry.version),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(entry.version))),
+        digest=entry.tags.get(MODEL_TAG, ""),
+        run=entry.run_id or "",
+        source=entry.source or "",
+        created=datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
+        tags=dict(entry.tags),
+    )
