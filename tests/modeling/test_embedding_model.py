@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from modeling_helpers import INSTRUCTION, MINILM, TEXTS, furthest
+from modeling_helpers import DATA, INSTRUCTION, MINILM, TEXTS, furthest
 from safetensors.torch import load_file, save_file
 
 from nvembed import NVEmbedModel
 from nvembed.core.errors import UserError
-from nvembed.modeling.attention import check_attention, is_decoder
+from nvembed.modeling.attention import check_attention, is_decoder, set_attention
 from nvembed.modeling.lora import merged_state
 from nvembed.recipe import Model
 
@@ -51,6 +51,63 @@ def test_the_start_up_check_catches_a_decoder_that_does_not_do_as_asked(section:
     bidirectional = NVEmbedModel.from_section(section())
     with pytest.raises(RuntimeError, match="sees the last token"):
         check_attention(bidirectional.backbone, "causal")
+
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {}),
+        ("mistral", {"sliding_window": 4}),
+        ("qwen2", {}),
+        ("qwen3", {"head_dim": 8}),
+        ("gemma2", {"head_dim": 8, "sliding_window": 4}),
+        ("gemma3_text", {"head_dim": 8, "sliding_window": 4}),
+    ],
+)
+def test_decoders_of_many_families_attend_as_asked_and_can_be_switched_back(
+    family: str, changes: dict, attention: str
+) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    model = AutoModel.from_config(AutoConfig.for_model(family, **SMALL, **changes)).eval()
+    assert is_decoder(model)
+    other = "causal" if attention == "bidirectional" else "bidirectional"
+    for asked in (attention, other, attention):
+        set_attention(model, asked)  # type: ignore[arg-type]
+        check_attention(model, asked)  # type: ignore[arg-type]
+    again = AutoModel.from_config(model.config).eval()
+    set_attention(again, attention)  # type: ignore[arg-type]
+
+
+def test_without_its_own_mask_mistral_sees_beyond_its_window(section: Section) -> None:
+    """The published configuration names a sliding window that the published model does not apply."""
+    from transformers import AutoConfig, AutoModel
+
+    model = AutoModel.from_config(
+        AutoConfig.for_model("mistral", **{**SMALL, "num_hidden_layers": 1}, sliding_window=2)
+    )
+    set_attention(model.eval(), "bidirectional")
+    check_attention(model, "bidirectional")  # one layer: position 0 moves only if it sees position 7 itself
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_encoders_are_told_from_decoders(family: str) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    assert not is_decoder(AutoModel.from_config(AutoConfig.for_model(family, **SMALL)))
 
 
 def test_an_encoder_is_left_as_it_is(section: Section) -> None:
@@ -205,3 +262,20 @@ def test_a_file_without_metadata_still_has_its_names_checked(section: Section, t
     save_file(tensors, file)
     with pytest.raises(UserError, match=r"tensor latent\.latents is missing"):
         NVEmbedModel.from_section(section(), tmp_path)
+
+
+def test_a_saved_model_as_backbone_brings_its_block_and_its_text_rule(section: Section, tmp_path: Path) -> None:
+    published = NVEmbedModel.from_pretrained(DATA / "nvembed-tiny")
+    asked = section(backbone=str(DATA / "nvembed-tiny"))
+    tuned = NVEmbedModel.from_section(asked, trainable=True)
+    assert tuned.spec.layout == "nv-embed"
+    assert furthest(tuned.encode(TEXTS, INSTRUCTION), published.encode(TEXTS, INSTRUCTION, 96)) < 1e-6
+    assert {name.split(".")[0] for name in tuned.trained_names} == {"backbone", "latent"}
+    tuned.save_trainable(tmp_path)
+    again = NVEmbedModel.from_section(asked, tmp_path)
+    assert furthest(again.encode(TEXTS), tuned.encode(TEXTS)) == 0
+
+
+def test_a_saved_model_as_teacher_is_what_it_is() -> None:
+    published = NVEmbedModel.from_pretrained(DATA / "nvembed-tiny")
+    assert furthest(NVEmbedModel.from_card(str(DATA / "nvembed-tiny")).encode(TEXTS), published.encode(TEXTS)) == 0

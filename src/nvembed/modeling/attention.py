@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 Attention = Literal["bidirectional", "causal"]
 
 
 def is_decoder(model: PreTrainedModel) -> bool:
-    """True for a causal language model's backbone: some attention module of it says that it is causal."""
-    return any(getattr(module, "is_causal", False) is True for module in model.modules())
+    """True for a language model's backbone: an attention module of it says that it is causal, or it was switched."""
+    switched = getattr(model.config, "is_causal", None) is False
+    return switched or any(getattr(module, "is_causal", False) is True for module in model.modules())
 
 
 def set_attention(model: PreTrainedModel, attention: Attention) -> None:
@@ -24,25 +25,30 @@ def set_attention(model: PreTrainedModel, attention: Attention) -> None:
     """
     if not is_decoder(model):
         return
-    if attention == "bidirectional":
-        set_bidirectional(model.config)
-        for module in model.modules():
-            if getattr(module, "is_causal", None) is True:
-                setattr(module, "is_causal", False)  # noqa: B010 - a plain attribute that Module's types do not know
-            # a layer's own window would cut what it sees even without a causal mask
-            if getattr(module, "sliding_window", None) is not None:
-                setattr(module, "sliding_window", None)  # noqa: B010
+    switched = getattr(model.config, "is_causal", None) is False
+    if switched or attention == "bidirectional":
+        _switch(model, causal=attention == "causal")
     if not next(model.parameters()).is_meta:
         check_attention(model, attention)
 
 
-def set_bidirectional(config: PretrainedConfig) -> None:
-    """Full attention in a configuration, so that a model built from it is bidirectional from the start."""
-    config.is_causal = False
-    if getattr(config, "sliding_window", None) is not None:
+def _switch(model: PreTrainedModel, *, causal: bool) -> None:
+    """Put the causal mask off or on, in the configuration too, so that a model built from it is alike.
+
+    A sliding window goes with the mask where all layers share it: the published model does not apply Mistral's.
+    Where only some layers have one (Gemma), it belongs to the design, with a rotary base of its own, and stays.
+    """
+    config: Any = model.config
+    config.is_causal = causal
+    drop_window = not causal and "sliding_attention" not in (getattr(config, "layer_types", None) or [])
+    if drop_window and getattr(config, "sliding_window", None) is not None:
         config.sliding_window = None
-    if getattr(config, "layer_types", None):
-        config.layer_types = ["full_attention"] * len(config.layer_types)
+    module: Any
+    for module in model.modules():
+        if getattr(module, "is_causal", None) is (not causal):
+            module.is_causal = causal
+        if drop_window and getattr(module, "sliding_window", None) is not None:
+            module.sliding_window = None
 
 
 @torch.no_grad()

@@ -124,9 +124,14 @@ def converted(source: Source) -> Source:
 
 def _convert(source: Source, folder: Path) -> None:
     import torch
+    from huggingface_hub import save_torch_state_dict
     from transformers import AutoModel, AutoTokenizer
 
     with explained(source), quiet(), output_folder(folder) as out:
         model = AutoModel.from_pretrained(source.location, gguf_file=source.gguf, dtype=torch.float32)
-        model.save_pretrained(out)
+        # transformers calls what it has dequantised quantised still, and would not save it
+        model.config.quantization_config = None
+        model.config.dtype = torch.float32
+        model.config.save_pretrained(out)
+        save_torch_state_dict(model.state_dict(), out, metadata={"format": "pt"})
         AutoTokenizer.from_pretrained(source.location, gguf_file=source.gguf).save_pretrained(out)

@@ -22,6 +22,7 @@ from nvembed.modeling.hf_model import NVEmbedTextModel
 from nvembed.modeling.hf_spec import own_config, published_config
 from nvembed.modeling.hf_tokenizer import NVEmbedTokenizer, portable, prompt_tail
 from nvembed.modeling.lora import merged_state
+from nvembed.modeling.trainable import make_readable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -175,6 +176,8 @@ def _write_weights(state: dict[str, Tensor], out: Path, max_shard_size: str) -> 
     from huggingface_hub import save_torch_state_dict
 
     save_torch_state_dict(state, out, max_shard_size=max_shard_size, metadata={"format": "pt"})
+    for file in out.glob("*.safetensors"):
+        make_readable(file)
 
 
 def _write_sentence_transformers(model: NVEmbedModel, out: Path, instructions: Mapping[str, str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvembed.core.errors import UserError
-from nvembed.modeling.source import find_source, load_config, source_digest
+from nvembed.modeling.gguf_header import read_header
+from nvembed.modeling.source import Source, explained, find_source, load_config, source_digest
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -29,15 +31,14 @@ def check_section(model: Model | Teacher) -> None:
         where = "model"
         split_template(model.query_template)
     source = find_source(model.backbone, model.revision)
-    config = load_config(source, trust_remote_code=model.trust_remote_code)
-    positions = max_positions(config)
+    positions, dim = shape_of(source, trust_remote_code=model.trust_remote_code)
     if positions is not None and model.max_length > positions:
         raise UserError(
             f"{where}.max_length is {model.max_length}, but {model.backbone} has only {positions} positions; "
             f"set it to {positions} or less"
         )
     if model.pooling == "latent":  # a teacher has none
-        _check_latent(model, hidden_size(config))
+        _check_latent(model, dim)
 
 
 def _check_latent(model: Model, dim: int) -> None:
@@ -47,6 +48,17 @@ def _check_latent(model: Model, dim: int) -> None:
             f"model.latent: {model.latent.num_heads} heads of {model.latent.head_dim or dim} and "
             f"{model.latent.num_latents} latents are far beyond the backbone's width {dim}; make them smaller"
         )
+
+
+def shape_of(source: Source, *, trust_remote_code: bool = False) -> tuple[int | None, int]:
+    """The most positions a backbone takes (None: no limit named) and the width of its token states."""
+    if source.gguf:
+        with explained(source):
+            header = read_header(Path(source.location) / source.gguf)
+            family = header["general.architecture"]
+            return header.get(f"{family}.context_length"), header[f"{family}.embedding_length"]
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    return max_positions(config), hidden_size(config)
 
 
 def text_config(config: PretrainedConfig) -> Any:

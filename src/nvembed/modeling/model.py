@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from nvembed.core.digests import digest_json
 from nvembed.modeling import batching
+from nvembed.modeling.assemble import is_saved_model, parts_of_section
 from nvembed.modeling.attention import set_attention
 from nvembed.modeling.backbone import load_backbone, load_tokenizer
 from nvembed.modeling.checks import backbone_digest, hidden_size
@@ -84,17 +86,7 @@ class NVEmbedModel(nn.Module):
 
         Raises UserError for a backbone that cannot be had and for an adapter of another section.
         """
-        source = find_source(model.backbone, model.revision)
-        spec = Spec.from_section(model)
-        backbone = load_backbone(source, dtype=dtype, trust_remote_code=model.trust_remote_code)
-        tokenizer = load_tokenizer(source, trust_remote_code=model.trust_remote_code)
-        set_attention(backbone, spec.attention)
-        latent = None
-        if spec.latent is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(model.seed)
-                latent = spec.latent.build(hidden_size(backbone.config), identity=model.latent.init == "identity")
-            latent = latent.to(dtype)
+        backbone, tokenizer, spec, latent = parts_of_section(model, dtype)
         if model.lora.enabled:
             add_lora(backbone, model.lora, model.seed)
         built = cls(backbone, tokenizer, spec, latent)
@@ -168,10 +160,16 @@ class NVEmbedModel(nn.Module):
     ) -> NVEmbedModel:
         """An untrained backbone as its own card says: its pooling, its prefixes, no block, no instruction.
 
-        For baselines and mining teachers. `template` is used only if a caller gives an instruction all the same.
+        For baselines and mining teachers. A saved model of this project, or a published one, comes as what it is, with
+        its own pooling and text rule. `template` is used only if a caller gives an instruction all the same.
         `append_eos` None adds an end token for `last` pooling alone.
         """
         source = find_source(backbone, revision)
+        if is_saved_model(source, trust_remote_code=trust_remote_code):
+            built = cls.from_pretrained(source.location, revision=revision, device=device, dtype=dtype)
+            built.spec = replace(built.spec, max_length=max_length, precision=precision)
+            built.query_prefix, built.document_prefix = query_prefix, document_prefix
+            return built
         spec = Spec(
             pooling=pooling,
             attention=attention,

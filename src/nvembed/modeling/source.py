@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import socket
+import urllib.parse
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +39,29 @@ class Source:
         arguments: dict[str, Any] = {}
         if self.gguf:
             arguments["gguf_file"] = self.gguf
-        if self.kind == "hub" and self.revision:
-            arguments["revision"] = self.revision
+        if self.kind == "hub":
+            arguments["local_files_only"] = not hub_answers()
+            if self.revision:
+                arguments["revision"] = self.revision
         return arguments
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the hub can be reached, asked once a process: its client tries for half a minute before it gives up."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    address = urllib.parse.urlsplit(constants.ENDPOINT)
+    if address.scheme in urllib.request.getproxies():
+        return True
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=3).close()
+    except OSError:
+        return False
+    return True
 
 
 def find_source(backbone: str, revision: str | None = None) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,9 +37,17 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[s
     aside = file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside, dict(metadata))
+        make_readable(aside)
         aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def make_readable(file: Path) -> None:
+    """The permissions of any new file: safetensors writes for its owner alone, whoever reads the volume later."""
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
 
 
 def save_trainable(model: NVEmbedModel, path: Path | str) -> Path:
