@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,29 @@ def eval_sets_folder(folder: Path) -> Path:
     """A folder of kind `eval` whose content digest is its own."""
     folder.mkdir(parents=True)
     (folder / "note").write_text(folder.name, encoding="utf-8")
+    write_manifest(folder, kind="eval", section={})
+    return folder
+
+
+def retrieval_set(folder: Path) -> Path:
+    """An eval folder with one small retrieval task, in the contract's layout."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    inner = folder / "test" / "retrieval"
+    inner.mkdir(parents=True)
+    head = {"name": "retrieval", "type": "Retrieval", "main_score": "ndcg_at_10"}
+    task = {**head, "instruction": "Find it", "document_instruction": ""}
+    (inner / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    numbers = [str(number) for number in range(12)]
+    words = [f"{word} {number}" for number, word in enumerate(["open", "close", "read", "write"] * 3)]
+    tables = {
+        "corpus": {"id": numbers, "text": [f"{text} a file" for text in words]},
+        "queries": {"id": numbers, "text": words},
+        "qrels": {"query_id": numbers, "corpus_id": numbers, "score": [1] * 12},
+    }
+    for name, columns in tables.items():
+        pq.write_table(pa.table(columns), inner / f"{name}.parquet")
     write_manifest(folder, kind="eval", section={})
     return folder
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from registry_support import (
     Contest,
     environment_without_import_paths,
     eval_sets_folder,
+    retrieval_set,
 )
 
 from nvembed import registry
@@ -67,25 +67,28 @@ def test_a_model_that_does_not_beat_the_backbone_stays_challenger(
     assert registry.champion(GATE.name) is None
 
 
-def test_the_same_model_again_is_the_same_version_in_no_time(
-    store: str, adapters: Adapters, contest: Hold, tmp_path: Path
-) -> None:
-    judged = contest(adapters(1), gain=0.1)
-    first = _publish(adapters(1), judged)
-    script = f"""
+_AGAIN = """
 import sys
 from pathlib import Path
 from nvembed import registry
 from nvembed.recipe import Model, Registration, section_from_json
-folders = [Path(folder) for folder in {[str(folder) for folder in judged.results]!r}]
-out = registry.publish(Registration(name={GATE.name!r}), section_from_json(Model, {section_json(MODEL)!r}), Path({str(adapters(1))!r}),
-                       Path({str(judged.folder)!r}), folders, {{}})
-assert out["version"] == "1" and out["reason"] == "It is the champion already.", out
-assert "torch" not in sys.modules
+
+gate, model = section_from_json(Registration, sys.argv[1]), section_from_json(Model, sys.argv[2])
+adapter, comparison, *results = map(Path, sys.argv[3:])
+outcome = registry.publish(gate, model, adapter, comparison, results, {})
+assert outcome["version"] == "1" and outcome["reason"] == "It is the champion already.", outcome
+assert "torch" not in sys.modules, "the version was there already: nothing was to be built"
 """
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=environment_without_import_paths())
-    assert time.monotonic() - started < 20
+
+
+def test_the_same_model_again_is_the_same_version_and_nothing_is_built(
+    store: str, adapters: Adapters, contest: Hold, tmp_path: Path
+) -> None:
+    judged = contest(adapters(1), gain=0.1)
+    first = _publish(adapters(1), judged)
+    folders = [adapters(1), judged.folder, *judged.results]
+    command = [sys.executable, "-c", _AGAIN, section_json(GATE), section_json(MODEL), *map(str, folders)]
+    subprocess.run(command, check=True, timeout=60, env=environment_without_import_paths())
     assert [version.version for version in registry.list_versions()] == ["1"] == [first["version"]]
 
 
@@ -207,6 +210,22 @@ def test_the_model_at_hand_is_not_compared_with_itself(
     assert registry.champion_results(GATE, EVALUATION, RECIPE.resources, sets, judged.results) is None
     _publish(adapters(1), judged)
     assert registry.champion_results(GATE, EVALUATION, RECIPE.resources, sets, judged.results) is None
+
+
+def test_a_champion_is_measured_once_on_eval_sets_it_has_not_seen(
+    store: str, adapters: Adapters, contest: Hold, tmp_path: Path
+) -> None:
+    _publish(adapters(1), contest(adapters(1), gain=0.1))
+    sets = retrieval_set(tmp_path / "new")
+    test_only = EVALUATION.model_copy(update={"splits": ["test"]})
+    measured = registry.champion_results(GATE, test_only, RECIPE.resources, sets)
+    assert measured is not None
+    manifest = read_manifest(measured, kind="evaluation", verify=True)
+    present = registry.champion(GATE.name)
+    assert present is not None and manifest.inputs["model"] == present.digest
+    assert manifest.inputs["eval_sets"] == read_manifest(sets).content
+    again = registry.champion_results(GATE, test_only, RECIPE.resources, sets)
+    assert again is not None and read_manifest(again, verify=True) == manifest
 
 
 def test_evaluations_on_other_sets_splits_or_seeds_have_other_keys() -> None:

@@ -61,8 +61,10 @@ def compare_models(
     section = section_from_json(Evaluation, evaluation)
     names = section_from_json(Registration, registration)
     with task("compare_models", names.model_dump(mode="json")) as run:
-        champion = registry.champion_results(names, section, section_from_json(Resources, resources), Path(eval_sets))
-        compare(section, names, [Path(folder) for folder in results], Path(comparison), champion=champion)
+        measured = [Path(folder) for folder in results]
+        machine = section_from_json(Resources, resources)
+        champion = registry.champion_results(names, section, machine, Path(eval_sets), measured)
+        compare(section, names, measured, Path(comparison), champion=champion)
         folders = {name: Path(folder) for name, folder in made.items()}
         for folder in map(Path, results):
             folders[f"evaluate_{read_manifest(folder).extra['candidate']}"] = folder
