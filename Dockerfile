@@ -1,0 +1,44 @@
+# The image of every pipeline task, and of MLflow's server beside them.
+#
+#   docker build -t nvembed:0.1.0 .
+#   docker build -t nvembed:0.1.0-cpu --build-arg TORCH_INDEX=<index of PyTorch's CPU builds> .
+#
+# BASE_IMAGE     any image with Python 3.11 or newer and venv, the same for both stages
+# TORCH_INDEX    a package index with the PyTorch builds to take; without it, the default builds (CUDA on Linux)
+# PIP_INDEX_URL, PIP_EXTRA_INDEX_URL   where pip finds everything else, if not in its usual place
+ARG BASE_IMAGE=python:3.11-slim
+
+FROM ${BASE_IMAGE} AS build
+ARG TORCH_INDEX
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+# A package without a wheel for this platform is built here, and the compiler stays here.
+RUN command -v g++ >/dev/null || { apt-get update && apt-get install -y --no-install-recommends g++ make; }
+RUN python3 -m venv /opt/venv
+WORKDIR /build
+# What is depended on changes seldom, the package often: an empty package first, so that this layer is kept.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pipelines/nvembed.yaml pipelines/
+RUN mkdir -p src/nvembed && touch src/nvembed/__init__.py && \
+    /opt/venv/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[laptop,cloud]"
+COPY src src
+RUN /opt/venv/bin/pip install --no-deps --force-reinstall . && \
+    /opt/venv/bin/python -m compileall -q /opt/venv/lib && \
+    chmod -R a+rX,a-w /opt/venv
+
+FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="nvembed" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --non-unique --uid 1000 --user-group --create-home nvembed
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    GIT_PYTHON_REFRESH=quiet
+# As the user it will be: the program starts, its own code cannot be changed, and there is no compiler to change it with.
+USER 1000:1000
+WORKDIR /home/nvembed
+RUN nvembed --version && ! touch /opt/venv/probe 2>/dev/null && ! command -v gcc cc g++ c++
+CMD ["nvembed", "--help"]
