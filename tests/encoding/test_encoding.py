@@ -74,7 +74,7 @@ def test_no_texts_give_an_empty_array_of_the_right_width(model: NVEmbedModel) ->
         assert vectors.dtype == np.float32
 
 
-@pytest.mark.parametrize("texts", [["a", None], [b"a"], "a lone text", [1.5]])
+@pytest.mark.parametrize("texts", [["a", None], [b"a"], "a lone text", [1.5], ["\ud800 half a pair"]])
 def test_what_is_no_list_of_strings_is_refused(model: NVEmbedModel, texts: list[str]) -> None:
     for function in (encode, encode_cached):
         with pytest.raises(UserError, match="texts"):

@@ -91,3 +91,59 @@ def test_every_token_is_treated_by_itself() -> None:
     hidden = torch.randn(2, 3, 16, dtype=torch.float64)
     alone = torch.stack([torch.stack([block(token) for token in row]) for row in hidden])
     assert (block(hidden) - alone).abs().max() < 1e-12
+
+
+def stirred_block() -> LatentAttention:
+    torch.manual_seed(3)
+    block = LatentAttention(16, num_latents=5, num_heads=3, head_dim=8)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return block
+
+
+def test_the_folded_form_equals_the_plain_one() -> None:
+    block, hidden = stirred_block(), torch.randn(2, 6, 16)
+    plain = block.eval()(hidden).detach()
+    with torch.no_grad():
+        folded = block(hidden)
+    assert not torch.equal(folded, plain), "the folded form was not used: this test proves nothing"
+    assert (folded - plain).abs().max() < 1e-5 * plain.abs().max()
+
+
+def test_the_folded_form_has_the_plain_ones_gradients() -> None:
+    block, hidden = stirred_block().double(), torch.randn(6, 16, dtype=torch.float64)
+    attend = block.cross_attend_blocks[0]
+    context = attend.norm_context(block.latents)
+    plain = attend.fn(hidden, context)
+    folded = attend.fn.forward_folded(hidden, *attend.fn.fold(context))
+    parameters = [block.latents, *attend.fn.parameters()]
+    target = torch.randn_like(plain)
+    pairs = zip(
+        torch.autograd.grad((plain * target).sum(), parameters, retain_graph=True),
+        torch.autograd.grad((folded * target).sum(), parameters),
+        strict=True,
+    )
+    assert all((one - other).abs().max() < 1e-10 * one.abs().max() for one, other in pairs)
+
+
+def test_a_fold_is_made_anew_when_weights_change_or_are_loaded_or_moved_to_another_type() -> None:
+    block, hidden = stirred_block().eval(), torch.randn(6, 16)
+    with torch.no_grad():
+        first = block(hidden)
+        block.latents.neg_()
+        assert (block(hidden) - first).abs().max() > 1e-3
+        block.load_state_dict(stirred_block().state_dict())
+        assert torch.equal(block(hidden), first)
+        assert block.double()(hidden.double()).dtype == torch.float64
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = block.float()(hidden)
+    assert (rough - first).abs().max() < 0.05 * first.abs().max()
+
+
+def test_a_fold_does_not_outlive_training_that_writes_past_version_counters() -> None:
+    block, hidden = stirred_block().eval(), torch.randn(6, 16)
+    with torch.no_grad():
+        first = block(hidden)
+        block.train()
+        block.latents.data.neg_()  # as optimisers that keep master weights do
+        assert (block.eval()(hidden) - first).abs().max() > 1e-3

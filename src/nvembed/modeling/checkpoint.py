@@ -22,6 +22,7 @@ from nvembed.modeling.hf_model import NVEmbedTextModel
 from nvembed.modeling.hf_spec import own_config, published_config
 from nvembed.modeling.hf_tokenizer import NVEmbedTokenizer, portable, prompt_tail
 from nvembed.modeling.lora import merged_state
+from nvembed.modeling.source import hub_answers
 from nvembed.modeling.trainable import make_readable
 
 if TYPE_CHECKING:
@@ -92,19 +93,22 @@ def load_pretrained(
     """
     where = str(path)
     folder = Path(path)
+    place: dict[str, Any] = {"revision": revision or "main"}
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{where}: holds no config.json; give the folder of a saved model")
         refuse_pickled_folder(folder, where)
     elif folder.is_absolute() or where.startswith(".") or where.count("/") > 1:
         raise UserError(f"{where}: no such folder; check the path")
-    config = _load_config(where, revision)
+    else:
+        place["local_files_only"] = not hub_answers()
+    config = _load_config(where, place)
     try:
         with quiet():
             loaded: Any = NVEmbedTextModel.from_pretrained(
                 where,
                 config=config,
-                revision=revision or "main",
+                **place,
                 use_safetensors=True,
                 dtype=dtype or "auto",
                 ignore_mismatched_sizes=True,
@@ -116,12 +120,12 @@ def load_pretrained(
         raise UserError(f"{where}: weights cannot be read ({_first_line(error)}); copy the model anew") from error
     model, info = loaded
     _check_loaded(info, where)
-    return model.eval(), _load_tokenizer(where, revision)
+    return model.eval(), _load_tokenizer(where, place)
 
 
-def _load_config(where: str, revision: str | None) -> NVEmbedConfig:
+def _load_config(where: str, place: Mapping[str, Any]) -> NVEmbedConfig:
     try:
-        values, _ = NVEmbedConfig.get_config_dict(where, revision=revision or "main")
+        values, _ = NVEmbedConfig.get_config_dict(where, **place)
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: no model here or on the hub ({_first_line(error)}); check the name") from error
     if values.get("model_type") != "nvembed":
@@ -132,11 +136,11 @@ def _load_config(where: str, revision: str | None) -> NVEmbedConfig:
     return NVEmbedConfig.from_dict(values)
 
 
-def _load_tokenizer(where: str, revision: str | None) -> PreTrainedTokenizerFast:
+def _load_tokenizer(where: str, place: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision or "main", trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **place)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{where}: tokenizer cannot be loaded ({_first_line(error)}); copy the model anew") from error
     return prepare_tokenizer(_plain_tokenizer(tokenizer))

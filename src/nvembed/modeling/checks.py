@@ -86,4 +86,4 @@ def backbone_digest(model: Model) -> str:
     File contents for a folder or package (read once while they are unchanged), shape and seed for a random one, the
     resolved commit for a hub id.
     """
-    return source_digest(find_source(model.backbone, model.revision))
+    return source_digest(find_source(model.backbone, model.revision), trust_remote_code=model.trust_remote_code)

@@ -7,6 +7,9 @@ be applied to any subset of tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,6 +31,27 @@ class CrossAttention(nn.Module):
         keys, values = (self._by_head(part) for part in self.to_kv(latents).chunk(2, dim=-1))
         mixed = functional.scaled_dot_product_attention(query, keys, values)
         return self.to_out(mixed.transpose(0, 1).flatten(1))
+
+    def fold(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer re-associated: `A` (dim, heads × latents) and `B` (heads × latents, dim), for `forward_folded`.
+
+        Keys and values depend on parameters alone, so each head's `W_qᵀ·Kᵀ`, softmax scale included, and `V·W_outᵀ`
+        can be multiplied out beforehand. In float32 at least, whatever autocast says.
+        """
+        with torch.autocast(latents.device.type, enabled=False):
+            keys, values = (self._by_head(part) for part in self.to_kv(latents).chunk(2, dim=-1))
+            by_head = self.to_q.weight.unflatten(0, (self.heads, -1))
+            back = self.to_out.weight.unflatten(1, (self.heads, -1))
+            stored, exact = back.dtype, torch.promote_types(back.dtype, torch.float32)
+            keys = keys.to(exact) * keys.shape[-1] ** -0.5
+            into = torch.einsum("hwd,hlw->dhl", by_head.to(exact), keys).flatten(1)
+            out_of = torch.einsum("hlw,dhw->hld", values.to(exact), back.to(exact)).flatten(0, 1)
+        return into.to(stored), out_of.to(stored)
+
+    def forward_folded(self, states: Tensor, into: Tensor, out_of: Tensor) -> Tensor:
+        """What `forward` gives, up to rounding, from `fold`: two products and a softmax."""
+        weights = (states @ into).unflatten(-1, (self.heads, -1)).softmax(-1)
+        return weights.flatten(-2).to(states.dtype) @ out_of
 
     def _by_head(self, rows: Tensor) -> Tensor:
         return rows.unflatten(-1, (self.heads, -1)).transpose(0, 1)
@@ -98,14 +122,37 @@ class LatentAttention(nn.Module):
         self.latents = nn.Parameter(torch.randn(num_latents, latent_dim))
         feed = FeedForward(dim, ff_mult)
         self.cross_attend_blocks = nn.ModuleList([PreNorm(dim, attention, context_dim=latent_dim), PreNorm(dim, feed)])
+        self._fold: tuple[Any, tuple[Tensor, Tensor]] | None = None
         if identity:
             for parameter in (*attention.to_out.parameters(), *feed.net[2].parameters()):
                 nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(…, dim) → (…, dim); every token by itself."""
+        """(…, dim) → (…, dim); every token by itself. Folded in eval mode without gradients, plain otherwise."""
         states = hidden.reshape(-1, hidden.shape[-1])
-        attend, feed = self.cross_attend_blocks
-        states = states + attend(states, self.latents)
+        attend, feed = cast(Sequence[PreNorm], self.cross_attend_blocks)
+        if self.training or torch.is_grad_enabled():
+            states = states + attend(states, self.latents)
+        else:
+            states = states + self._attention.forward_folded(attend.norm(states), *self._folded())
         states = states + feed(states)
         return states.view(hidden.shape)
+
+    def train(self, mode: bool = True) -> LatentAttention:
+        """Also forgets the folded form: optimisers may write weights in ways that leave no trace."""
+        if mode:
+            self._fold = None
+        return super().train(mode)
+
+    @property
+    def _attention(self) -> CrossAttention:
+        return self.cross_attend_blocks[0].fn  # type: ignore[union-attr,return-value]
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """The folded layer, made anew when a parameter was replaced, moved or written to, or after training."""
+        attend: Any = self.cross_attend_blocks[0]
+        parameters = [self.latents, *attend.norm_context.parameters(), *attend.fn.parameters()]
+        key = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
+        if self._fold is None or self._fold[0] != key:
+            self._fold = (key, self._attention.fold(attend.norm_context(self.latents)))
+        return self._fold[1]

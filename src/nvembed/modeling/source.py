@@ -123,12 +123,12 @@ def _explain(source: Source, error: BaseException) -> str:
     return f"{where}: cannot be loaded from {source.location} ({text})"
 
 
-def source_digest(source: Source) -> str:
+def source_digest(source: Source, *, trust_remote_code: bool = False) -> str:
     """Digest of the base weights and tokenizer: file contents, shape and seed, or the hub's commit."""
     if source.kind == "random":
         return digest_json({"random": source.location, "shape": SHAPES[source.location], "seed": 17})
     if source.kind == "hub":
-        return digest_json({"hub": source.location, "commit": _hub_commit(source)})
+        return digest_json({"hub": source.location, "commit": _hub_commit(source, trust_remote_code)})
     files = sorted(path for path in Path(source.location).iterdir() if path.is_file() and path.suffix in _CONTENT)
     if source.gguf:
         files = [Path(source.location) / source.gguf]
@@ -148,8 +148,8 @@ def _digest_by_stat(path: str, size: int, modified: int) -> str:
     return digest_file(Path(path))
 
 
-def _hub_commit(source: Source) -> str:
-    config = load_config(source)
+def _hub_commit(source: Source, trust_remote_code: bool) -> str:
+    config = load_config(source, trust_remote_code=trust_remote_code)
     commit = getattr(config, "_commit_hash", None)
     return str(commit or source.revision or "unknown")
 

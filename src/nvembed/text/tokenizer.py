@@ -20,6 +20,11 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     for place, text in enumerate(checked):
         if not isinstance(text, str):
             raise UserError(f"texts[{place}]: is {type(text).__name__}, not a string; drop or convert it")
+        if not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise UserError(f"texts[{place}]: is not valid Unicode ({error.reason}); drop or mend it") from None
     return checked
 
 
