@@ -177,6 +177,7 @@ class Stage(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     query_max_length: Positive = 512
     document_max_length: Positive = 512
+    backbone_dropout: Fraction = Field(0.0, description="dropout inside the backbone; LoRA's own is model.lora.dropout")
     micro_batch_tokens: Positive = Field(32768, description="tokens encoded at once; more goes by gradient cache")
     checkpoint_steps: Positive = 100
     keep_checkpoints: Positive = 2

@@ -72,7 +72,9 @@ def _train(job: Job, state: Path) -> int:
     """Build, resume, take the steps, keep the result."""
     import torch
 
+    from nvembed.data import BatchSampler, read_examples
     from nvembed.training import engine as engines
+    from nvembed.training.build import build_encoder
     from nvembed.training.schedule import parameter_groups
     from nvembed.training.step import Trainer
 
@@ -84,10 +86,10 @@ def _train(job: Job, state: Path) -> int:
         return 0  # another run finished this very stage while we waited for its lock
     checkpoint = _agree(lambda: _find_checkpoint(job, state), rank, world)
     tensors = checkpoint.tensors() if checkpoint else {}
-    encoder = _build(job, device)
+    encoder = build_encoder(job, device)
     if checkpoint:
         engines.load_weights(encoder.model, tensors)
-    sampler = _sampler(job, stage)
+    sampler = BatchSampler(read_examples(job.dataset), stage.batch_size, stage.seed, stage.task_types)
     named = {name: p for name, p in encoder.model.named_parameters() if p.requires_grad}
     groups = parameter_groups(named, stage, is_latent=lambda name: name.startswith("latent."))
     engine = engines.start_engine(encoder, groups, stage)
@@ -175,36 +177,6 @@ def _agree(decide: Any, rank: int, world: int) -> Any:
     if isinstance(outcome[0], UserError):
         raise outcome[0]
     return outcome[0]
-
-
-def _build(job: Job, device: Any) -> Any:
-    """The encoder: frozen weights in bf16 on a GPU that computes in it, trained ones always in float32."""
-    import torch
-
-    from nvembed.modeling import NVEmbedModel
-    from nvembed.modeling.batching import resolve_precision
-    from nvembed.training.engine import Encoder
-
-    model_section = section(job.model)
-    precision = resolve_precision(model_section.precision, device)
-    low = precision == "bfloat16" and device.type == "cuda"
-    dtype = torch.bfloat16 if low else torch.float32
-    model = NVEmbedModel.from_section(model_section, job.init, device=device, dtype=dtype, trainable=True)
-    if low:
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-        if job.init:
-            model.load_trainable(job.init)  # again, since its float32 weights were rounded the first time
-    if section(job.stage).gradient_checkpointing:
-        model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Encoder(model, precision)
-
-
-def _sampler(job: Job, stage: Any) -> Any:
-    from nvembed.data import BatchSampler, read_examples
-
-    return BatchSampler(read_examples(Path(job.dataset)), stage.batch_size, stage.seed, stage.task_types)
 
 
 def _describe(record: dict[str, float], left: int, seconds: float) -> str:

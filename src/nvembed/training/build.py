@@ -1,0 +1,53 @@
+"""From a job to the encoder that is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from nvembed.training.engine import Encoder
+from nvembed.training.job import section
+
+if TYPE_CHECKING:
+    from nvembed.training.job import Job
+
+
+def build_encoder(job: Job, device: torch.device) -> Encoder:
+    """The model section's model, weights of `job.init` loaded, wrapped for the engine.
+
+    Trained weights are float32. Frozen ones are bfloat16 on a GPU that computes in it, float32 elsewhere.
+    """
+    from nvembed.modeling import NVEmbedModel
+    from nvembed.modeling.batching import resolve_precision
+
+    stage, model_section = section(job.stage), section(job.model)
+    precision = resolve_precision(model_section.precision, device)
+    low = precision == "bfloat16" and device.type == "cuda"
+    dtype = torch.bfloat16 if low else torch.float32
+    model = NVEmbedModel.from_section(model_section, job.init, device=device, dtype=dtype, trainable=True)
+    if low:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        if job.init:
+            model.load_trainable(job.init)  # again, since its float32 weights were rounded the first time
+    set_dropout(model.backbone, stage.backbone_dropout)
+    if stage.gradient_checkpointing:
+        model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Encoder(model, precision)
+
+
+def set_dropout(backbone: nn.Module, share: float) -> None:
+    """Set every dropout of a backbone but that of its LoRA adapters, whatever its configuration says.
+
+    Models name it in two ways: `nn.Dropout` modules, and a number that their attention hands to the kernel.
+    """
+    for name, module in backbone.named_modules():
+        if "lora_" in name:
+            continue
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = share
