@@ -167,5 +167,7 @@ def test_a_second_run_beside_a_living_one_is_refused_and_names_it(long_run, smal
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_its_tasks_first_and_exits_with_130(long_run, tmp_path, number):
     os.kill(long_run.pid, number)
-    assert long_run.wait(timeout=20) == 130
+    _, said = long_run.communicate(timeout=20)
+    assert long_run.returncode == 130
+    assert said.strip() == "interrupted; run the same command again to go on from the last checkpoint"
     assert not writes(tmp_path)

@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted")
+    except (KeyboardInterrupt, click.Abort) as error:
+        _say(str(error) or str(error.__cause__ or "") or "interrupted")  # click turns the one into the other
         return INTERRUPTED
     except Failure as error:
         _say(f"error: {error}" + (f" (log: {error.log})" if error.log else ""))

@@ -25,6 +25,7 @@ class Task:
     done: float = 0
     total: float | None = None
     text: str = ""
+    reason: str = ""
 
     def seconds(self, now: float | None = None) -> float:
         """How long it ran, or has been running."""
@@ -70,7 +71,7 @@ class Board:
             task.done, task.total = event.get("done") or 0, event.get("total")
         elif kind in _ENDED:
             task = self.tasks.setdefault(name, Task(name, when))
-            task.state, task.ended = _ENDED[kind], when
+            task.state, task.ended, task.reason = _ENDED[kind], when, str(event.get("text") or "")
 
     def end_running(self) -> None:
         """The run is over: what was still running did not succeed."""

@@ -36,12 +36,7 @@ def run(recipe: str, overrides: tuple[str, ...], output_dir: Path, plain: bool) 
     click.echo("checking recipe, model, data and MLflow")
     check_run(checked, output_dir.expanduser(), tracking_uri)
     parameters = {"recipe": recipe_parameter(recipe), "overrides": "\n".join(overrides), "image": local_image()}
-    try:
-        result = execute(
-            pipeline, parameters, output_dir, tracking_uri, make_screen(plain=plain or not sys.stdout.isatty())
-        )
-    except KeyboardInterrupt:
-        click.echo("interrupted; run the same command again to go on from the last checkpoint", err=True)
-        raise
+    screen = make_screen(plain=plain or not sys.stdout.isatty())
+    result = execute(pipeline, parameters, output_dir, tracking_uri, screen)
     show_summary(result, output_dir, tracking_uri)
     click.echo(f"finished in {clock(time.monotonic() - started)}")

@@ -35,6 +35,8 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
     """End a process and all its descendants: asked first, killed after five seconds."""
     import psutil
 
+    if process.poll() is not None:
+        return  # it was waited for, so its number may be another's by now; what it left behind ends with us (lifeline)
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(process.pid)
         tree = [root, *root.children(recursive=True)]

@@ -155,6 +155,8 @@ def _watch(process: subprocess.Popen[bytes], folders: RunFolders, screen: Screen
             time.sleep(0.2)
         if process.returncode:
             board.end_running()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; run the same command again to go on from the last checkpoint") from None
     finally:
         with contextlib.suppress(KeyboardInterrupt):  # a second one must not leave anything behind
             end_tree(process)
@@ -173,8 +175,10 @@ def _judge(board: Board, folders: RunFolders) -> Result:
     if board.errors:
         raise Failure(f"{board.errors[0].task} failed: {board.errors[0].text}", folders.log)
     failed = board.failed()
-    reason = "it ended without a word; was it killed, or out of memory?" if failed else result.message
-    raise Failure(f"{failed[0].name if failed else 'the pipeline'} failed: {reason}", folders.log)
+    if failed:
+        reason = failed[0].reason or "it ended without a word; was it killed, or out of memory?"
+        raise Failure(f"{failed[0].name} failed: {reason}", folders.log)
+    raise Failure(f"the pipeline failed: {result.message}", folders.log)
 
 
 def _read_result(folders: RunFolders) -> Result:
