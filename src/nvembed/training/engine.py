@@ -47,17 +47,9 @@ class Encoder(nn.Module):
         vectors = []
         for chunk in chunks:
             torch.manual_seed(chunk.seed)
-            device = chunk.input_ids.device
-            with autocast(self.precision, device), _attention_kernel(device):
+            with autocast(self.precision, chunk.input_ids.device):
                 vectors.append(self.model(chunk.input_ids, chunk.attention_mask, chunk.pool_mask))
         return torch.cat(vectors)
-
-
-def _attention_kernel(device: torch.device) -> AbstractContextManager[Any]:
-    """On a CPU attention by plain products: the backward pass of its fused kernel takes as long as all the rest."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def load_deepspeed(device: str) -> None:
