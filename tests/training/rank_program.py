@@ -64,6 +64,7 @@ def main() -> None:
     rank, world, device = engines.join_ranks("cpu")
     for case in cases:
         run(case, out, rank, world, device)
+    engines.leave_ranks()
 
 
 if __name__ == "__main__":

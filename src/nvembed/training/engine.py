@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MOMENTS = ("exp_avg", "exp_avg_sq")
+PLAIN_ATTENTION_TOKENS = 128
 PATIENCE = timedelta(hours=2)  # what a rank waits for another: longer than any step, checkpoint or lock
 
 
@@ -47,9 +48,21 @@ class Encoder(nn.Module):
         vectors = []
         for chunk in chunks:
             torch.manual_seed(chunk.seed)
-            with autocast(self.precision, chunk.input_ids.device):
+            with autocast(self.precision, chunk.input_ids.device), _attention_kernel(chunk.input_ids):
                 vectors.append(self.model(chunk.input_ids, chunk.attention_mask, chunk.pool_mask))
         return torch.cat(vectors)
+
+
+def _attention_kernel(input_ids: torch.Tensor) -> AbstractContextManager[Any]:
+    """Attention by plain products for short texts on a CPU.
+
+    There the backward pass of the fused kernel takes half of a whole backward pass. Long texts keep it: plain products
+    hold tokens² numbers a head.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    short = input_ids.device.type == "cpu" and input_ids.shape[1] <= PLAIN_ATTENTION_TOKENS
+    return sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
 
 
 def load_deepspeed(device: str) -> None:
@@ -85,6 +98,16 @@ def join_ranks(device: str) -> tuple[int, int, torch.device]:
     backend = "nccl" if device == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, timeout=PATIENCE, verbose=False)
     return torch.distributed.get_rank(), torch.distributed.get_world_size(), here
+
+
+def leave_ranks() -> None:
+    """Wait for all ranks, then take the group down.
+
+    A rank that ends while another still works may be aborted by its own network threads, and torchrun would then end
+    the other one too, in the middle of writing the result.
+    """
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def start_engine(encoder: Encoder, groups: list[dict[str, Any]], stage: Stage) -> Any:

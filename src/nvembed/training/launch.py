@@ -77,8 +77,9 @@ def _environment(device: str, threads: int) -> dict[str, str]:
     environment[lifeline.ENVIRONMENT] = lifeline.process_identity(os.getpid()) or f"{os.getpid()}:"
     environment["OMP_NUM_THREADS"] = str(threads)
     environment["PYTHONUNBUFFERED"] = "1"
-    # OpenMP threads that spin while they wait make a step ten times slower as soon as another program wants a core.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # By default OpenMP threads spin for milliseconds while they wait, which makes a step ten times slower as soon as
+    # another program wants a core. Some microseconds cost nothing on an idle machine and little on a busy one.
+    environment.setdefault("GOMP_SPINCOUNT", "5000")
     environment.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
     if device == "cpu":
         environment["DS_ACCELERATOR"] = "cpu"

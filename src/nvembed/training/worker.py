@@ -25,6 +25,7 @@ from nvembed.core.errors import UserError
 from nvembed.core.lifeline import tie_to_parent
 from nvembed.core.progress import Progress
 from nvembed.core.state import hold
+from nvembed.training import engine as engines
 from nvembed.training.checkpoints import (
     Checkpoint,
     check_made_by,
@@ -50,7 +51,9 @@ def main(arguments: list[str]) -> int:
     state = Path(job.state)
     try:
         with hold(state) if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
-            return _train(job, state)
+            code = _train(job, state)
+            engines.leave_ranks()
+            return code
     except UserError as error:
         write_file(state / "error.json", json.dumps({"error": str(error)}) + "\n")
         return 2
@@ -73,7 +76,6 @@ def _train(job: Job, state: Path) -> int:
     import torch
 
     from nvembed.data import BatchSampler, read_examples
-    from nvembed.training import engine as engines
     from nvembed.training.build import build_encoder
     from nvembed.training.schedule import parameter_groups
     from nvembed.training.step import Trainer
@@ -127,9 +129,7 @@ def _loop(job: Job, state: Path, trainer: Any, history: History | None, done: in
 
 
 def _checkpoint(job: Job, state: Path, trainer: Any, step: int, seconds: float) -> None:
-    from nvembed.training.engine import export_state
-
-    tensors = export_state(trainer.engine)
+    tensors = engines.export_state(trainer.engine)
     if trainer.rank == 0:
         save_checkpoint(
             state / "checkpoints",
@@ -143,9 +143,7 @@ def _checkpoint(job: Job, state: Path, trainer: Any, step: int, seconds: float) 
 
 def _finish(job: Job, state: Path, trainer: Any, seconds: float) -> None:
     """Keep the trained weights and what they took; checkpoints have then done their work."""
-    from nvembed.training.engine import gathered
-
-    with gathered(trainer.engine):
+    with engines.gathered(trainer.engine):
         if trainer.rank == 0:
             encoder = trainer.engine.module
             facts = {"seconds": seconds, "world": trainer.world, "precision": encoder.precision}
