@@ -25,11 +25,6 @@ TEXTS = [
     f"{verb} the {topic} {how}" for topic in TOPICS for verb in ("Open", "Close", "Copy") for how in ("", "at once")
 ]
 
-RULE_DIGEST_CHANGES = pytest.mark.xfail(
-    strict=True,
-    reason="TextRule.digest() holds the tokenizer's truncation, which its first use sets: two fingerprints a model",
-)
-
 
 def example(query: str, positive: str, *negatives: str, task_type: str = "retrieval") -> Example:
     return Example.make(
@@ -223,7 +218,6 @@ def test_the_same_input_gives_the_same_bytes(plain: Path, tmp_path: Path, monkey
     assert digest_folder(first) == digest_folder(second)
 
 
-@RULE_DIGEST_CHANGES
 def test_vectors_once_made_are_read_from_the_state(plain: Path, tmp_path: Path, state: Path) -> None:
     run(plain, tmp_path / "first", method="naive")
     made = {file: file.stat().st_mtime_ns for file in state.rglob("*.npy")}
@@ -237,7 +231,6 @@ def test_vectors_once_made_are_read_from_the_state(plain: Path, tmp_path: Path, 
     assert scores_of(tmp_path / "second")[0]["positive_score"] == -scores_of(tmp_path / "first")[0]["positive_score"]
 
 
-@RULE_DIGEST_CHANGES
 def test_another_rule_needs_no_new_vectors(plain: Path, tmp_path: Path, state: Path) -> None:
     run(plain, tmp_path / "first", method="naive")
     run(plain, tmp_path / "second", method="margin", threshold=0.1, depth=5)

@@ -129,6 +129,7 @@ def _environment(folders: RunFolders, tracking_uri: str) -> dict[str, str]:
     environment = dict(os.environ)
     environment.setdefault("NVEMBED_STATE", str(folders.output / "state"))
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    environment.setdefault("GOMP_SPINCOUNT", "5000")  # two tasks at a time share the cores: threads must not spin long
     environment.update(
         {
             lifeline.ENVIRONMENT: lifeline.process_identity(os.getpid()) or f"{os.getpid()}:",

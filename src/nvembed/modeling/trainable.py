@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Mapping
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from nvembed.core.digests import canonical_json
 from nvembed.core.errors import UserError
 
 if TYPE_CHECKING:
     from nvembed.modeling.model import NVEmbedModel
 
 FILE = "trainable.safetensors"
+_ORIGIN = "nvembed.origin"
 
 
 def trainable_file(path: Path | str) -> Path:
@@ -53,7 +56,8 @@ def make_readable(file: Path) -> None:
 def save_trainable(model: NVEmbedModel, path: Path | str) -> Path:
     """Write the trained tensors; returns the file."""
     file = trainable_file(path)
-    write_tensors(trained_tensors(model), file, {"format": "pt", "nvembed": "trainable", **model.origin})
+    # One key only: safetensors writes several in random order, and equal tensors must give equal bytes.
+    write_tensors(trained_tensors(model), file, {_ORIGIN: canonical_json(model.origin)})
     return file
 
 
@@ -70,7 +74,7 @@ def load_trainable(model: NVEmbedModel, path: Path | str) -> None:
         raise UserError(f"{file}: no such file; give a folder that a training stage wrote")
     try:
         with safe_open(file, framework="pt") as stream:
-            metadata = stream.metadata() or {}
+            metadata = json.loads((stream.metadata() or {}).get(_ORIGIN, "{}"))
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
         raise UserError(f"{file}: not a whole safetensors file ({error}); train or copy it anew") from error

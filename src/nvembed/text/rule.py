@@ -14,11 +14,12 @@ before it belong to the prefix.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from nvembed.core.digests import digest_json, digest_text
+from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
 from nvembed.text.tokenizer import check_texts, end_token_id, with_end_token
 
@@ -95,9 +96,13 @@ class TextRule:
         return tokenise(checked, prefix, max_length)
 
     def digest(self) -> str:
-        """Names this rule by its content: tokenizer, template, layout, end token."""
-        backend = digest_text(self.tokenizer.backend_tokenizer.to_str())
-        return digest_json([backend, self.template, self.layout, self.append_eos])
+        """Names this rule by its content: tokenizer, template, layout, end token.
+
+        A tokenizer's truncation and padding are what its last call asked for, not part of what it is.
+        """
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        own = {name: value for name, value in backend.items() if name not in ("truncation", "padding")}
+        return digest_json([own, self.template, self.layout, self.append_eos])
 
     def _check_room(self, prefix: str, max_length: int) -> None:
         needed = self._prefix_length(prefix)

@@ -1,7 +1,5 @@
 """finalize_run, run by KFP's local runner as the exit handler of a pipeline."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import mlflow
