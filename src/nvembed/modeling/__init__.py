@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nvembed.modeling.batching import resolve_precision
     from nvembed.modeling.checks import backbone_digest, check_section
     from nvembed.modeling.latent import LatentAttention
     from nvembed.modeling.model import NVEmbedModel
@@ -18,8 +19,9 @@ _HOMES = {
     "LatentAttention": "nvembed.modeling.latent",
     "backbone_digest": "nvembed.modeling.checks",
     "check_section": "nvembed.modeling.checks",
+    "resolve_precision": "nvembed.modeling.batching",
 }
-__all__ = ["LatentAttention", "NVEmbedModel", "backbone_digest", "check_section"]
+__all__ = ["LatentAttention", "NVEmbedModel", "backbone_digest", "check_section", "resolve_precision"]
 
 
 def __getattr__(name: str) -> Any:

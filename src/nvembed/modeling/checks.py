@@ -80,7 +80,7 @@ def max_positions(config: PretrainedConfig) -> int | None:
     return int(positions) - _POSITION_OFFSETS.get(config.model_type, 0)
 
 
-def backbone_digest(model: Model) -> str:
+def backbone_digest(model: Model | Teacher) -> str:
     """Digest of a section's base weights and tokenizer: what an adapter belongs to.
 
     File contents for a folder or package (read once while they are unchanged), shape and seed for a random one, the

@@ -83,7 +83,7 @@ _FILE_INSTRUCTIONS: dict[TaskType, str] = {
 _INSTRUCTIONS: dict[str, dict[TaskType, str]] = {
     "file": _FILE_INSTRUCTIONS,
     "python_docs": {
-        "retrieval": "Given the summary of a Python function, class or module, retrieve the rest of its documentation",
+        "retrieval": "Given a summary, retrieve its documentation",
         "classification": "Classify a piece of Python documentation by the library module it documents",
         "clustering": "Identify the library module that a piece of Python documentation belongs to",
     },
@@ -165,6 +165,9 @@ class Stage(Section):
     """One training stage."""
 
     steps: Positive
+    steps_without_bf16: Positive | None = Field(
+        None, description="steps on a CPU without bf16 instructions, where a step takes two to three times as long"
+    )
     batch_size: Positive = 128
     negatives: Annotated[int, Field(ge=0)] = 7
     task_types: list[TaskType] = ["retrieval"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nvembed.core.errors import UserError
+from nvembed.core.progress import note
 from nvembed.recipe import Recipe
 
 
@@ -20,6 +21,8 @@ def check_recipe(recipe: Recipe) -> Recipe:
     from nvembed import data, modeling
 
     _check_device(recipe)
+    if not _fits_the_processor(recipe):
+        recipe = shortened(recipe)
     modeling.check_section(recipe.model)
     model = recipe.model.model_copy(update={"digest": modeling.backbone_digest(recipe.model)})
     mining = recipe.mining
@@ -44,3 +47,25 @@ def _check_device(recipe: Recipe) -> None:
             f"recipe {recipe.name}: resources.device is cuda, but this machine has no usable GPU; "
             "submit it to a cluster (`nvembed submit`) or run with --set resources.device=cpu"
         )
+
+
+def _fits_the_processor(recipe: Recipe) -> bool:
+    """False where bf16 was left to the machine and a CPU without its instructions has to do the work."""
+    import torch
+
+    from nvembed.modeling import resolve_precision
+
+    gpu = recipe.resources.device != "cpu" and torch.cuda.is_available()
+    return gpu or recipe.model.precision != "auto" or resolve_precision("auto", torch.device("cpu")) == "bfloat16"
+
+
+def shortened(recipe: Recipe) -> Recipe:
+    """The recipe with `steps_without_bf16` for steps in the stages that have it; says so."""
+    stages = {name: getattr(recipe, name) for name in ("stage1", "stage2")}
+    wanted = {name: stage.steps_without_bf16 for name, stage in stages.items() if stage.steps_without_bf16}
+    if not wanted:
+        return recipe
+    said = ", ".join(f"{name}.steps {stages[name].steps} -> {steps}" for name, steps in wanted.items())
+    note(f"this processor has no bf16 instructions, so the recipe shortens itself: {said}")
+    changed = {name: stages[name].model_copy(update={"steps": steps}) for name, steps in wanted.items()}
+    return recipe.model_copy(update=changed)

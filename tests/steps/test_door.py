@@ -1,0 +1,56 @@
+"""What is met at the door, before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nvembed.core.errors import UserError
+from nvembed.recipe import load_recipe
+from nvembed.steps.door import check_recipe, shortened
+
+
+def test_the_digests_of_data_backbone_and_teacher_are_written_in() -> None:
+    checked = check_recipe(load_recipe("tiny"))
+
+    assert len(str(checked.data.digest)) == 64
+    assert checked.model.digest
+    assert checked.mining.teacher.digest
+
+
+def test_an_edited_data_file_changes_the_data_section_and_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "my.jsonl"
+    rows = [f'{{"query": "question {n} about thing {n}", "positive": "answer {n} on thing {n}"}}' for n in range(300)]
+    file.write_text("\n".join(rows), encoding="utf-8")
+    recipe = load_recipe("tiny", [f"data.path={file}"])
+    before = check_recipe(recipe)
+    file.write_text("\n".join([*rows[:-1], rows[-1].replace("answer", "reply")]), encoding="utf-8")
+    after = check_recipe(recipe)
+
+    assert before.data.digest != after.data.digest
+    assert before.model_copy(update={"data": after.data}) == after
+
+
+def test_a_relative_path_is_handed_on_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f'{{"query": "question {n}", "positive": "answer {n}"}}' for n in range(300)]
+    (tmp_path / "my.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    assert check_recipe(load_recipe("tiny", ["data.path=my.jsonl"])).data.path == str(tmp_path / "my.jsonl")
+
+
+def test_a_gpu_recipe_without_a_gpu_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=r"resources\.device is cuda"):
+        check_recipe(load_recipe("tiny", ["resources.device=cuda"]))
+
+
+def test_without_bf16_a_recipe_takes_the_steps_it_names_for_that_and_no_other_change() -> None:
+    recipe = load_recipe("tiny", ["stage1.steps_without_bf16=2"])
+
+    assert shortened(recipe).stage1.steps == 2
+    assert shortened(recipe).stage2 == recipe.stage2
+    assert shortened(load_recipe("tiny")) == load_recipe("tiny")
