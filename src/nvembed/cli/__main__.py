@@ -1,0 +1,6 @@
+"""`python -m nvembed.cli`, for where the `nvembed` command is not on the path."""
+
+from nvembed.cli import main
+
+if __name__ == "__main__":
+    main()
