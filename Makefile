@@ -4,6 +4,7 @@
 # TORCH_INDEX    a package index with PyTorch's CPU builds; spares a Linux laptop gigabytes of CUDA libraries
 # RECIPE         what `make demo` runs (laptop)
 # BUILDER        docker, podman or "buildah bud"
+# WORKERS        processes that share `make test` (2)
 # PYTHON         the Python that makes .venv (the first of python3, python3.11 … python3.14 that will do)
 
 RECIPE ?= laptop
@@ -11,6 +12,7 @@ TORCH_INDEX ?=
 IMAGE ?= nvembed:0.1.0
 BASE_IMAGE ?= python:3.11-slim
 BUILDER ?= docker
+WORKERS ?= 2
 PYTHON ?= $(or $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; \
 	done),python3)
@@ -32,7 +34,7 @@ demo: check $(READY)  ## train, measure, track and register a model here (RECIPE
 	@echo "(nvembed lies in $(BIN): run \`source $(BIN)/activate\` once, or write $(BIN)/nvembed)"
 
 test: $(READY)  ## the tests, without those that take minutes
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-all: $(READY)  ## every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
