@@ -16,8 +16,8 @@ NEWEST = (3, 14)  # mteb and several wheels do not go beyond
 DISK_GB = 8
 DISK_INSTALLED_GB = 2
 MEMORY_GB = 4
-MINUTES = {"tiny": 1.5, "laptop": 10, "laptop-llm": 50}  # on two cores with bf16 instructions
-INSTALL_MINUTES = 5
+MINUTES = {"tiny": 1.5, "laptop": 7, "laptop-llm": 35}  # on two cores with bf16 instructions
+INSTALL_MINUTES = 4
 
 
 def memory_bytes():
