@@ -1,4 +1,4 @@
-"""What a benchmark ran on: hardware, package versions, commit and date, to print above figures and to keep with them."""
+"""What a benchmark ran on: hardware, package versions, commit and date, to print above figures and keep with them."""
 
 from __future__ import annotations
 
@@ -41,18 +41,19 @@ def heading() -> str:
     facts = describe()
     cards = "; ".join(f"{card['name']}, {card['memory_gib']} GiB" for card in facts["gpus"]) or "no GPU"
     packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    size = f"{facts['cores']} cores, {facts['threads']} threads, {facts['memory_gib']} GiB"
     return "\n".join(
         [
             f"{facts['date']}  commit {facts['commit'] or 'unknown'}",
             f"{facts['cpu']} ({' '.join(facts['instructions']) or 'instruction sets unknown'})",
-            f"{facts['cores']} cores, {facts['threads']} threads, {facts['memory_gib']} GiB, load {facts['load']}; {cards}",
+            f"{size}, load {facts['load']}; {cards}",
             f"Python {facts['python']}, {facts['system']}; {packages}",
         ]
     )
 
 
 def commit() -> str:
-    """The commit that is checked out, with `+` where `src/` or `benchmarks/` has changes; empty outside a repository."""
+    """The commit that is checked out, `+` behind it where `src/` or `benchmarks/` has changes; or nothing."""
     head = _git("rev-parse", "--short=12", "HEAD")
     return head + ("+" if head and _git("status", "--porcelain", "--", "src", "benchmarks") else "")
 
