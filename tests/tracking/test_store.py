@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 
 from nvembed.core.errors import UserError
-from nvembed.tracking import check_server, default_uri
+from nvembed.tracking import check_server, default_uri, shown
 
 
 def _free_port() -> int:
@@ -100,6 +100,18 @@ def test_a_refused_login_says_what_to_set(other_server: tuple[str, dict[str, int
     answer["status"] = status
     with pytest.raises(UserError, match=hint):
         check_server(uri)
+
+
+def test_a_password_in_an_address_is_never_printed() -> None:
+    for scheme in ("http", "ftp"):
+        with pytest.raises(UserError) as caught:
+            check_server(f"{scheme}://me:s3cret@127.0.0.1:{_free_port()}/x", timeout=2)
+        assert "s3cret" not in str(caught.value) and "127.0.0.1" in str(caught.value)
+    assert (
+        shown("http://a:b@c@host:5000/p and sqlite:////x/mlflow.db")
+        == "http://***@host:5000/p and sqlite:////x/mlflow.db"
+    )
+    assert shown("http://host/a@b") == "http://host/a@b"
 
 
 def test_an_address_of_an_unknown_kind_is_refused() -> None:

@@ -25,9 +25,11 @@ _SQLITE = "sqlite:///"
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(output_dir: Path, port: int) -> None:
     """Open MLflow on the local store, for this machine alone."""
+    from nvembed import tracking
+
     uri = _store(output_dir)
     if not uri.startswith(_SQLITE):
-        click.echo(f"MLflow runs at {uri}")
+        click.echo(f"MLflow runs at {tracking.shown(uri)}")
         return
     free = _free_port(port)
     artifacts = Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts"

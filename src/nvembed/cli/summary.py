@@ -14,6 +14,8 @@ from nvembed.cli.local_runner import Result
 
 def show_summary(result: Result, output_dir: Path, tracking_uri: str) -> None:
     """Print it to standard output."""
+    from nvembed import tracking
+
     table = _file(result, "compare_models", "comparison", "table.md")
     if table is not None:
         click.echo(f"\n{table.read_text(encoding='utf-8').strip()}\n")
@@ -24,7 +26,7 @@ def show_summary(result: Result, output_dir: Path, tracking_uri: str) -> None:
         click.echo(f"model        {model.get('name')} version {model.get('version')} ({aliases})")
         if model.get("folder"):
             click.echo(f"folder       {model['folder']}")
-    click.echo(f"MLflow       {tracking_uri}")
+    click.echo(f"MLflow       {tracking.shown(tracking_uri)}")
     folder = "" if str(output_dir) == "nvembed-out" else f" --output-dir {output_dir}"
     click.echo("\nnext:")
     click.echo(f"  your own data   nvembed run --recipe laptop --set data.path=my.jsonl{folder}")

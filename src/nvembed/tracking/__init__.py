@@ -5,7 +5,7 @@
 
 from nvembed.tracking.headlines import log_headlines
 from nvembed.tracking.parent import close_parent, find_parent, open_parent
-from nvembed.tracking.store import check_server, default_uri, pipeline_run_id, tracking_uri
+from nvembed.tracking.store import check_server, default_uri, pipeline_run_id, shown, tracking_uri
 from nvembed.tracking.task import TaskRun, task_run
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "log_headlines",
     "open_parent",
     "pipeline_run_id",
+    "shown",
     "task_run",
     "tracking_uri",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 URI = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 _DATABASES = ("postgresql", "mysql", "mssql")
+_USER_INFO = re.compile(r"://[^/\s]*@")
 
 
 def tracking_uri() -> str | None:
@@ -32,6 +34,11 @@ def pipeline_run_id() -> str | None:
 def default_uri(output_dir: Path | str) -> str:
     """`MLFLOW_TRACKING_URI` if it is set, else a SQLite store `mlflow.db` in `output_dir`."""
     return tracking_uri() or f"{_SQLITE}{Path(output_dir).resolve() / 'mlflow.db'}"
+
+
+def shown(text: str) -> str:
+    """A text as it may be printed: of an address in it, user name and password become `***`."""
+    return _USER_INFO.sub("://***@", text)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -59,7 +66,7 @@ def check_server(uri: str, timeout: float = 5) -> None:
     elif scheme.partition("+")[0] in _DATABASES:
         _within(timeout, uri, lambda: _check_database(uri))
     else:
-        raise UserError(f"{URI}={uri}: give http://, https://, {_SQLITE}<file> or a database's address")
+        raise UserError(f"{URI}={shown(uri)}: give http://, https://, {_SQLITE}<file> or a database's address")
 
 
 def _check_sqlite(uri: str, file: Path) -> None:
@@ -73,9 +80,11 @@ def _check_sqlite(uri: str, file: Path) -> None:
             with file.open("r+b") as stream:
                 head = stream.read(16)
             if head and not head.startswith(b"SQLite format 3"):
-                raise UserError(f"{URI}={uri}: {file} is no SQLite database; name another file or move it away")
+                raise UserError(f"{URI}={shown(uri)}: {file} is no SQLite database; name another file or move it away")
     except OSError as error:
-        raise UserError(f"{URI}={uri}: cannot write in {folder} ({error.strerror}); name a writable folder") from error
+        raise UserError(
+            f"{URI}={shown(uri)}: cannot write in {folder} ({error.strerror}); name a writable folder"
+        ) from error
 
 
 def _check_http(uri: str, timeout: float) -> None:
@@ -89,7 +98,7 @@ def _check_http(uri: str, timeout: float) -> None:
         )
     except requests.exceptions.RequestException as error:
         raise UserError(
-            f"{URI}={uri}: cannot be reached ({_reason(error)}); start the server or mend the address"
+            f"{URI}={shown(uri)}: cannot be reached ({_reason(error)}); start the server or mend the address"
         ) from error
     _check_answers(uri, health, answer)
 
@@ -97,11 +106,11 @@ def _check_http(uri: str, timeout: float) -> None:
 def _check_answers(uri: str, health: requests.Response, answer: requests.Response) -> None:
     if answer.status_code == 401:
         raise UserError(
-            f"{URI}={uri}: credentials refused (401); set MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN"
+            f"{URI}={shown(uri)}: credentials refused (401); set MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN"
         )
     if answer.status_code == 403:
         raise UserError(
-            f"{URI}={uri}: access refused (403); let the server's --allowed-hosts name this host, or ask for the right"
+            f"{URI}={shown(uri)}: access refused (403); let its --allowed-hosts name this host, or ask for the right"
         )
     try:
         known = health.ok and answer.ok and isinstance(answer.json(), dict)
@@ -109,7 +118,9 @@ def _check_answers(uri: str, health: requests.Response, answer: requests.Respons
         known = False
     if not known:
         status = f"/health {health.status_code}, its API {answer.status_code}"
-        raise UserError(f"{URI}={uri}: does not answer as an MLflow server ({status}); mend the address or the server")
+        raise UserError(
+            f"{URI}={shown(uri)}: does not answer as an MLflow server ({status}); mend the address or the server"
+        )
 
 
 def _credentials() -> dict[str, object]:
@@ -160,6 +171,6 @@ def _within(timeout: float, uri: str, check: object) -> None:
     thread.start()
     thread.join(timeout)
     if thread.is_alive():
-        raise UserError(f"{URI}={uri}: no answer within {timeout:g} s; start the server or mend the address")
+        raise UserError(f"{URI}={shown(uri)}: no answer within {timeout:g} s; start the server or mend the address")
     if failures:
         raise failures[0]

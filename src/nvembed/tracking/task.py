@@ -18,7 +18,7 @@ from nvembed.core import metrics as core_metrics
 from nvembed.core.artifacts import Manifest
 from nvembed.core.state import hold
 from nvembed.tracking.spool import Ledger, Spool
-from nvembed.tracking.store import pipeline_run_id, tracking_uri
+from nvembed.tracking.store import pipeline_run_id, shown, tracking_uri
 
 if TYPE_CHECKING:
     from nvembed.tracking.courier import Courier
@@ -195,5 +195,5 @@ def _termination_as_exit() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
+    text = shown(str(error)).strip().splitlines()  # MLflow repeats its server's address
     return f"{type(error).__name__}: {text[0][:200] if text else ''}"
