@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from nvembed.core.artifacts import read_manifest
 from nvembed.core.errors import UserError
 from nvembed.recipe import section_json
 from nvembed.registry.champions import evaluation_key
-from nvembed.registry.promotion import promote, rollback
+from nvembed.registry.promotion import ROLLED_BACK, promote, rollback
 from nvembed.tracking.client import client
 
 Adapters = Callable[[int], Path]
@@ -55,7 +56,7 @@ def test_a_model_that_beats_the_backbone_becomes_the_first_champion(
     assert outcome["promoted"] and "lower end is above" in str(outcome["reason"])
     tags = registry.list_versions(GATE.name)[0].tags
     assert tags["nvembed.champion_by"] and tags["nvembed.champion_since"] and tags["nvembed.champion_why"]
-    assert tags["kfp.pipeline_run_id" if "kfp.pipeline_run_id" in tags else "nvembed.code"]
+    assert len(tags["nvembed.code"]) == 64
     assert tags["nvembed.licenses"] == "PSF-2.0"
 
 
@@ -193,6 +194,19 @@ def test_promotion_by_hand_and_back_again(store: str, adapters: Adapters, contes
         promote(GATE.name, 7)
 
 
+def test_a_model_that_was_rolled_back_is_not_crowned_by_the_next_run_but_by_a_person(
+    store: str, adapters: Adapters, contest: Hold
+) -> None:
+    _publish(adapters(1), contest(adapters(1), gain=0.1))
+    judged = contest(adapters(2), gain=0.2, champion=_champions_evaluation())
+    assert _publish(adapters(2), judged)["promoted"]
+    rollback(GATE.name)
+    outcome = _publish(adapters(2), judged)
+    assert outcome["aliases"] == ["challenger"] and "rolled back by hand" in str(outcome["reason"])
+    again = promote(GATE.name, 2)
+    assert "champion" in again.aliases and ROLLED_BACK not in again.tags
+
+
 def test_the_champions_own_results_come_back_as_they_were_kept(
     store: str, adapters: Adapters, contest: Hold, tmp_path: Path
 ) -> None:
@@ -226,6 +240,18 @@ def test_a_champion_is_measured_once_on_eval_sets_it_has_not_seen(
     assert manifest.inputs["eval_sets"] == read_manifest(sets).content
     again = registry.champion_results(GATE, test_only, RECIPE.resources, sets)
     assert again is not None and read_manifest(again, verify=True) == manifest
+
+
+def test_a_champion_whose_files_are_gone_stops_no_run_and_is_not_replaced(
+    store: str, adapters: Adapters, contest: Hold, tmp_path: Path
+) -> None:
+    _publish(adapters(1), contest(adapters(1), gain=0.1))
+    shutil.rmtree(tmp_path / "mlartifacts")
+    test_only = EVALUATION.model_copy(update={"splits": ["test"]})
+    sets = retrieval_set(tmp_path / "new")
+    assert registry.champion_results(GATE, test_only, RECIPE.resources, sets) is None
+    outcome = _publish(adapters(2), contest(adapters(2), gain=0.2))
+    assert outcome["aliases"] == ["challenger"] and "promote it by hand" in str(outcome["reason"])
 
 
 def test_evaluations_on_other_sets_splits_or_seeds_have_other_keys() -> None:

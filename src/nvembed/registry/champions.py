@@ -81,7 +81,8 @@ def champion_results(
     """The champion's evaluation folder on these very eval sets: as kept with its version, or measured now.
 
     None if there is no champion, or if it is one of the models in `results` (evaluation folders): then there is
-    nothing to beat but what it had to beat itself.
+    nothing to beat but what it had to beat itself. None too, with a note, for a champion that can no longer be fetched
+    or loaded: a run's own models are still worth comparing, and without its scores nothing takes its place.
     """
     present = champion(registration.name)
     if present is None:
@@ -91,8 +92,16 @@ def champion_results(
         logger.info("%s version %s is the model at hand", present.version.name, present.version.version)
         return None
     key = evaluation_key(evaluation, read_manifest(eval_sets, kind="eval").content)
-    kept = present.evaluation_folder(key)
-    return kept if kept is not None else _measure(present, key, evaluation, resources, eval_sets)
+    try:
+        kept = present.evaluation_folder(key)
+        return kept if kept is not None else _measure(present, key, evaluation, resources, eval_sets)
+    except Exception as error:  # its files, its code, its server: whatever it is, this run is not to blame
+        logger.warning("the champion cannot be measured", exc_info=True)
+        note(
+            f"the champion, version {present.version.version}, cannot be measured ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); it stays champion until one is promoted by hand"
+        )
+        return None
 
 
 def keep_evaluation(version: Version, key: str, folder: Path) -> None:
@@ -103,16 +112,17 @@ def keep_evaluation(version: Version, key: str, folder: Path) -> None:
     mlflow.set_model_version_tag(version.name, version.version, f"{EVALUATION_TAG}{key}", content)
 
 
-def _measure(present: Champion, key: str, evaluation: Evaluation, resources: Resources, eval_sets: Path) -> Path | None:
-    """The champion on eval sets it has not seen. One that cannot be loaded any more must not end the run."""
+def _measure(present: Champion, key: str, evaluation: Evaluation, resources: Resources, eval_sets: Path) -> Path:
+    """The champion on eval sets it has not seen."""
     import torch
 
     from nvembed.evaluation.running import evaluate_model
     from nvembed.modeling import NVEmbedModel
 
     note(f"the champion, version {present.version.version}, was never measured on these eval sets: measuring it now")
-    with hold(state_folder("champion", digest_json([present.digest, key]))):
-        out = state_folder("champion", digest_json([present.digest, key])) / "evaluation"
+    state = state_folder("champion", digest_json([present.digest, key]))
+    with hold(state):
+        out = state / "evaluation"
         gpu = resources.device != "cpu" and torch.cuda.is_available()
         model = NVEmbedModel.from_pretrained(present.model_folder(), device="cuda" if gpu else "cpu")
         evaluate_model(CHAMPION, model, evaluation, eval_sets, out, digest=present.digest)

@@ -17,6 +17,8 @@ from nvembed.registry.versions import CHALLENGER, CHAMPION, EVALUATION_TAG, Vers
 from nvembed.tracking.client import client
 from nvembed.tracking.store import sqlite_file, tracking_uri
 
+ROLLED_BACK = "nvembed.rolled_back"  # on a version that a person took back: no verdict makes it champion again
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -47,11 +49,13 @@ def decide(version: Version, champion: Version | None, comparison: Mapping[str, 
     verdict = comparison["verdict"]
     if champion is not None and champion.version == version.version:
         return Decision(False, "It is the champion already.")
+    if ROLLED_BACK in version.tags:
+        return Decision(False, "It was rolled back by hand: promote it by hand to make it champion again.")
     if champion is not None and (judged is None or judged not in _evaluations(champion)):
         return Decision(
             False,
             f"The verdict did not compare with the present champion, version {champion.version}: "
-            "run the comparison again.",
+            "run the comparison again, or promote it by hand.",
         )
     if champion is None and judged is not None:
         return Decision(False, "The champion it was compared with is champion no more: run the comparison again.")
@@ -77,11 +81,16 @@ def promote(name: str, version: str | int, why: str = "promoted by hand") -> Ver
         chosen = _named(name, str(version))
         if CHAMPION not in chosen.aliases:
             crown(chosen, why)
+        if ROLLED_BACK in chosen.tags:
+            client().delete_model_version_tag(name, chosen.version, ROLLED_BACK)
         return _named(name, str(version))
 
 
 def rollback(name: str, why: str = "rolled back by hand") -> Version:
-    """Make the champion before the present one champion again. Raises UserError if there is none to go back to."""
+    """Make the champion before the present one champion again, and keep the present one from winning by itself.
+
+    Raises UserError if there is none to go back to.
+    """
     with registry_lock(name):
         present = aliased(name, CHAMPION)
         if present is None:
@@ -92,6 +101,7 @@ def rollback(name: str, why: str = "rolled back by hand") -> Version:
         chosen = _named(name, earlier)
         before = chosen.tags.get("nvembed.champion_before", "")
         crown(chosen, why)
+        client().set_model_version_tag(name, present.version, ROLLED_BACK, why[:5000])
         # going back twice leads two champions back, not forth again
         client().set_model_version_tag(name, chosen.version, "nvembed.champion_before", before)
         return _named(name, earlier)
