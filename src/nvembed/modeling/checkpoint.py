@@ -73,7 +73,12 @@ def save_pretrained(
 
 
 def model_state(model: NVEmbedModel, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Every tensor of the model by its published name, adapters merged, in main memory."""
+    """Every tensor of the model by its published name, adapters merged, in main memory.
+
+    Raises UserError for a model loaded for inference only: it no longer holds them.
+    """
+    if model.latent is not None and model.latent.inference_only:
+        raise UserError("the model was loaded with inference_only=True and cannot be saved; load it without")
     state = {f"embedding_model.{name}": tensor for name, tensor in merged_state(model.backbone).items()}
     if model.latent is not None:
         state |= {f"latent_attention_model.{name}": tensor for name, tensor in model.latent.state_dict().items()}

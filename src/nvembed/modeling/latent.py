@@ -2,17 +2,44 @@
 
 Each token state attends, alone, to an array of trained latents: `h + W_out·MHA(LN(h), LN_c(latents))`, then
 `h + FF(LN(h))` with a GEGLU. Keys and values depend on parameters alone, and no token sees another, so the block may
-be applied to any subset of tokens.
+be applied to any subset of tokens, and its products re-associated: per head, `K·W_q` and `V·W_outᵀ` can be multiplied
+out before any token comes (the folded form). At the published size a token then costs a ninth in the attention.
+`docs/decisions/folded-latent-block.md` says when which form is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
+
+from nvembed.core.errors import UserError
+
+
+class QueryProjection(nn.Linear):
+    """`W_q`, bias-free. It folds inside `forward`: ZeRO 3 has a layer's weights at hand only while it is called."""
+
+    def forward(self, rows: Tensor, *, folding: bool = False) -> Tensor:
+        """(n, dim) → (n, heads × width); folding: keys (heads, latents, width) → (heads × latents, dim)."""
+        return _through_heads(rows, self.weight) if folding else super().forward(rows)
+
+
+class OutProjection(nn.Linear):
+    """`W_out`, bias-free; folds as `QueryProjection` does."""
+
+    def forward(self, rows: Tensor, *, folding: bool = False) -> Tensor:
+        """(n, heads × width) → (n, dim); folding: values (heads, latents, width) → (heads × latents, dim)."""
+        return _through_heads(rows, self.weight.T) if folding else super().forward(rows)
+
+
+def _through_heads(rows: Tensor, weight: Tensor) -> Tensor:
+    """(heads, latents, width), (heads × width, dim) → (heads × latents, dim), computed in the rows' precision."""
+    return (rows @ weight.to(rows.dtype).unflatten(0, (len(rows), -1))).flatten(0, 1)
 
 
 class CrossAttention(nn.Module):
@@ -21,40 +48,75 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, latent_dim: int, heads: int, head_dim: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(dim, heads * head_dim, bias=False)
+        self.to_q = QueryProjection(dim, heads * head_dim, bias=False)
         self.to_kv = nn.Linear(latent_dim, 2 * heads * head_dim, bias=False)
-        self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
+        self.to_out = OutProjection(heads * head_dim, dim, bias=False)
 
-    def forward(self, states: Tensor, latents: Tensor) -> Tensor:
-        """(n, dim) and (latents, latent_dim) → (n, dim)."""
+    def forward(self, states: Tensor, latents: Tensor, *, folded: bool = False) -> Tensor:
+        """(n, dim) and (latents, latent_dim) → (n, dim). Both forms give the same values and gradients up to rounding.
+
+        `folded` folds anew in each call, for autograd to go through.
+        """
+        if folded:
+            return attend_folded(states, *self.fold(latents), self.heads)
+        keys, values = self._keys_and_values(latents)
         query = self._by_head(self.to_q(states))
-        keys, values = (self._by_head(part) for part in self.to_kv(latents).chunk(2, dim=-1))
         mixed = functional.scaled_dot_product_attention(query, keys, values)
         return self.to_out(mixed.transpose(0, 1).flatten(1))
 
-    def fold(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer re-associated: `A` (dim, heads × latents) and `B` (heads × latents, dim), for `forward_folded`.
+    def fold(self, latents: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Folded keys and values, each (heads × latents, dim), for `attend_folded`; the softmax's scale is in the keys.
 
-        Keys and values depend on parameters alone, so each head's `W_qᵀ·Kᵀ`, softmax scale included, and `V·W_outᵀ`
-        can be multiplied out beforehand. In float32 at least, whatever autocast says.
+        `dtype` multiplies `K·W_q` and `V·W_outᵀ` in another precision; None: in that of the projections' output.
         """
-        with torch.autocast(latents.device.type, enabled=False):
-            keys, values = (self._by_head(part) for part in self.to_kv(latents).chunk(2, dim=-1))
-            by_head = self.to_q.weight.unflatten(0, (self.heads, -1))
-            back = self.to_out.weight.unflatten(1, (self.heads, -1))
-            stored, exact = back.dtype, torch.promote_types(back.dtype, torch.float32)
-            keys = keys.to(exact) * keys.shape[-1] ** -0.5
-            into = torch.einsum("hwd,hlw->dhl", by_head.to(exact), keys).flatten(1)
-            out_of = torch.einsum("hlw,dhw->hld", values.to(exact), back.to(exact)).flatten(0, 1)
-        return into.to(stored), out_of.to(stored)
+        keys, values = (part.to(dtype or part.dtype) for part in self._keys_and_values(latents))
+        return self.to_q(keys * keys.shape[-1] ** -0.5, folding=True), self.to_out(values, folding=True)
 
-    def forward_folded(self, states: Tensor, into: Tensor, out_of: Tensor) -> Tensor:
-        """What `forward` gives, up to rounding, from `fold`: two products and a softmax."""
-        weights = (states @ into).unflatten(-1, (self.heads, -1)).softmax(-1)
-        return weights.flatten(-2).to(states.dtype) @ out_of
+    def folding_pays(self, num_latents: int, tokens: int | None, calls: int = 1) -> bool:
+        """Whether the folded form takes fewer multiplications for `tokens` tokens in `calls` calls.
+
+        Keys and values are made in either form and not counted; a backward pass doubles both sides. `tokens` None:
+        however many, after a fold that is made once.
+        """
+        inner, dim = self.to_q.out_features, self.to_q.in_features
+        saved_by_token = 2 * inner * (dim + num_latents) - 2 * self.heads * num_latents * dim
+        if tokens is None:
+            return saved_by_token > 0
+        return tokens * saved_by_token > calls * 2 * num_latents * inner * dim
+
+    def _keys_and_values(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.to_kv(latents).chunk(2, dim=-1)
+        return self._by_head(keys), self._by_head(values)
 
     def _by_head(self, rows: Tensor) -> Tensor:
         return rows.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+
+
+def attend_folded(states: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+    """What `CrossAttention` gives, up to rounding, from its fold: two products and a softmax.
+
+    (n, dim), (heads × latents, dim), (heads × latents, dim) → (n, dim).
+    """
+    scores = functional.linear(states, keys)
+    weights = scores.unflatten(-1, (heads, -1)).softmax(-1).flatten(-2)
+    return weights.to(scores.dtype) @ values
+
+
+class FoldedAttention(nn.Module):
+    """Cross attention of which only the fold is left."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, keys: Tensor, values: Tensor, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.register_buffer("keys", keys)
+        self.register_buffer("values", values)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(n, dim) → (n, dim)."""
+        return attend_folded(states, self.keys, self.values, self.heads)
 
 
 class GEGLU(nn.Module):
@@ -87,11 +149,11 @@ class PreNorm(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.norm_context = nn.LayerNorm(context_dim) if context_dim is not None else None
 
-    def forward(self, states: Tensor, context: Tensor | None = None) -> Tensor:
-        """(n, dim) → (n, dim)."""
+    def forward(self, states: Tensor, context: Tensor | None = None, **how: bool) -> Tensor:
+        """(n, dim) → (n, dim); `how` goes to the sub-layer."""
         if self.norm_context is None or context is None:
             return self.fn(self.norm(states))
-        return self.fn(self.norm(states), self.norm_context(context))
+        return self.fn(self.norm(states), self.norm_context(context), **how)
 
 
 class LatentAttention(nn.Module):
@@ -103,6 +165,11 @@ class LatentAttention(nn.Module):
         num_heads, head_dim: heads of the cross attention (`head_dim` None: `dim`, as published).
         ff_mult: inner width of the feed-forward layer over `dim`.
         identity: start as the identity map: both output projections are zero.
+
+    Attributes:
+        folded: the form of the attention. None: the one with fewer multiplications; where several ranks train
+            together the plain one, since ZeRO wants every rank to use its parameters in the same order. Their trainer
+            decides for all of them and sets True or False.
     """
 
     def __init__(
@@ -122,21 +189,50 @@ class LatentAttention(nn.Module):
         self.latents = nn.Parameter(torch.randn(num_latents, latent_dim))
         feed = FeedForward(dim, ff_mult)
         self.cross_attend_blocks = nn.ModuleList([PreNorm(dim, attention, context_dim=latent_dim), PreNorm(dim, feed)])
-        self._fold: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        self.folded: bool | None = None
+        self._fold: tuple[Any, FoldedAttention] | None = None
         if identity:
             for parameter in (*attention.to_out.parameters(), *feed.net[2].parameters()):
                 nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(…, dim) → (…, dim); every token by itself. Folded in eval mode without gradients, plain otherwise."""
+        """(…, dim) → (…, dim); every token by itself."""
         states = hidden.reshape(-1, hidden.shape[-1])
         attend, feed = cast(Sequence[PreNorm], self.cross_attend_blocks)
-        if self.training or torch.is_grad_enabled():
-            states = states + attend(states, self.latents)
+        if self.inference_only:
+            self._refuse_training()
+            states = states + attend(states)
+        elif self._weights_rest() and self.folding_pays(None):
+            states = states + self._folded()(attend.norm(states))
         else:
-            states = states + self._attention.forward_folded(attend.norm(states), *self._folded())
+            states = states + attend(states, self.latents, folded=self.folding_pays(len(states)))
         states = states + feed(states)
         return states.view(hidden.shape)
+
+    def folding_pays(self, tokens: int | None, calls: int = 1) -> bool:
+        """The form for `tokens` tokens in `calls` calls: `folded` if set, else `CrossAttention.folding_pays`."""
+        if self.folded is not None:
+            return self.folded
+        if tokens is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            return False
+        return self._attention.folding_pays(len(self.latents), tokens, calls)
+
+    @property
+    def inference_only(self) -> bool:
+        """True after `drop_unfolded`."""
+        return isinstance(self.cross_attend_blocks[0].fn, FoldedAttention)
+
+    def drop_unfolded(self) -> LatentAttention:
+        """Keep the fold alone, for inference: at the published size a fifteenth of the attention's weights.
+
+        The block can then be neither trained (UserError) nor saved. Where folding would not pay nothing changes.
+        """
+        if not self.inference_only and self.folding_pays(None):
+            fold, attend = self._folded(), cast(PreNorm, self.cross_attend_blocks[0])
+            self._fold = attend.norm_context = None
+            attend.fn = fold
+            self.register_parameter("latents", None)
+        return self
 
     def train(self, mode: bool = True) -> LatentAttention:
         """Also forgets the folded form: optimisers may write weights in ways that leave no trace."""
@@ -144,15 +240,41 @@ class LatentAttention(nn.Module):
             self._fold = None
         return super().train(mode)
 
+    def _refuse_training(self) -> None:
+        """The attention would silently stay as it is."""
+        if self.training and torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+            raise UserError("the model was loaded with inference_only=True and cannot be trained; load it without")
+
     @property
     def _attention(self) -> CrossAttention:
         return self.cross_attend_blocks[0].fn  # type: ignore[union-attr,return-value]
 
-    def _folded(self) -> tuple[Tensor, Tensor]:
-        """The folded layer, made anew when a parameter was replaced, moved or written to, or after training."""
+    def _attention_parameters(self) -> list[nn.Parameter]:
         attend: Any = self.cross_attend_blocks[0]
-        parameters = [self.latents, *attend.norm_context.parameters(), *attend.fn.parameters()]
-        key = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
+        return [self.latents, *attend.norm_context.parameters(), *attend.fn.parameters()]
+
+    def _weights_rest(self) -> bool:
+        """No training, and no gradient asked of the attention's weights: a fold may be kept."""
+        wanted = torch.is_grad_enabled() and any(p.requires_grad for p in self._attention_parameters())
+        return not self.training and not wanted
+
+    def _folded(self) -> FoldedAttention:
+        """The kept fold, made anew when a parameter was replaced, moved or written to, or after training.
+
+        It is multiplied out in float32 at least, whatever autocast says, and kept in the weights' own precision.
+        """
+        parameters = self._attention_parameters()
+        key = tuple((p.data_ptr(), None if p.is_inference() else p._version, p.dtype, p.device) for p in parameters)
         if self._fold is None or self._fold[0] != key:
-            self._fold = (key, self._attention.fold(attend.norm_context(self.latents)))
+            stored = self.latents.dtype
+            # Not as inference tensors, which a later call with gradients could not use.
+            with torch.inference_mode(False), torch.no_grad(), _without_autocast(self.latents.device.type):
+                context = cast(Any, self.cross_attend_blocks[0]).norm_context(self.latents)
+                keys, values = self._attention.fold(context, torch.promote_types(stored, torch.float32))
+                self._fold = (key, FoldedAttention(keys.to(stored), values.to(stored), self._attention.heads))
         return self._fold[1]
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Autocast off, where the kind of device has it at all (`meta` has not)."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

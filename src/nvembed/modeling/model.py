@@ -107,11 +107,14 @@ class NVEmbedModel(nn.Module):
         revision: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
+        inference_only: bool = False,
     ) -> NVEmbedModel:
         """A saved model, from a folder or the hub: this project's layout or the published one, in eval mode.
 
-        `dtype` None is float32 on a CPU and the stored one elsewhere. No remote code is run and no pickle is read.
-        Raises UserError for what is no such model or is damaged.
+        `dtype` None is float32 on a CPU and the stored one elsewhere. `inference_only` drops what encoding does not
+        need once the latent block is folded (half a billion parameters of the published model); the model then
+        refuses to be saved or trained. No remote code is run and no pickle is read. Raises UserError for what is no
+        such model or is damaged.
         """
         from nvembed.modeling.checkpoint import load_pretrained
 
@@ -120,7 +123,10 @@ class NVEmbedModel(nn.Module):
         loaded, tokenizer = load_pretrained(path, revision=revision, dtype=dtype)
         built = cls(loaded.embedding_model, tokenizer, loaded.spec, loaded.latent_attention_model)
         set_attention(built.backbone, built.spec.attention)
-        return built.requires_grad_(False).eval().to(device)
+        built.requires_grad_(False).eval().to(device)
+        if inference_only and built.latent is not None:
+            built.latent.drop_unfolded()
+        return built
 
     def save_pretrained(
         self,
