@@ -5,90 +5,67 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
 from nvembed.core.digests import digest_json
 from nvembed.core.state import hold, state_folder
+from nvembed.modeling.plan import PlanOptions
 from nvembed.text import check_texts
 
 if TYPE_CHECKING:
     from nvembed.modeling import NVEmbedModel
 
-Precision = Literal["auto", "float32", "bfloat16"]
+
+class Options(PlanOptions, total=False):
+    """`modeling.plan.PlanOptions`, where `precision` None is what the model's section asks for, and beside them:
+
+    Keys:
+        devices: one process each (`["cuda:0", "cuda:1"]`); None: this process, where the model lies.
+        label: what the progress line says.
+    """
+
+    devices: Sequence[str] | None
+    label: str
 
 
-def encode(
-    model: NVEmbedModel,
-    texts: Iterable[str],
-    *,
-    instruction: str = "",
-    max_length: int | None = None,
-    batch_tokens: int = 16384,
-    precision: Precision | None = None,
-    label: str = "encoding",
-) -> np.ndarray:
+def encode(model: NVEmbedModel, texts: Iterable[str], **options: Unpack[Options]) -> np.ndarray:
     """Vectors of `texts`: float32 (n, dim), rows of norm 1, in the order given; 0 texts give (0, dim).
 
-    Args:
-        instruction: the task sentence alone; the model's template is put around it.
-        max_length: tokens of a text; None: the model's own.
-        batch_tokens: rows × longest row of a batch.
-        precision: None: what the model's section asks for (`auto`: bf16 where the processor is faster at it).
-        label: what the progress line says.
-
-    Raises UserError for what is not a string, and for an instruction that leaves no room for text.
+    `dimensions` and a stored precision change width and type as `modeling.vectors` says. Raises UserError for what is
+    not a string, and for options that cannot be (an instruction that leaves no room for text, for one).
     """
-    return model.encode(
-        texts,
-        instruction,
-        max_length,
-        batch_tokens=batch_tokens,
-        precision=precision or model.precision,
-        label=label,
-    )
+    from nvembed.modeling.encoder import encode_texts
+
+    return encode_texts(model, texts, computed=model.precision, **options)
 
 
-def encode_cached(
-    model: NVEmbedModel,
-    texts: Iterable[str],
-    *,
-    instruction: str = "",
-    max_length: int | None = None,
-    batch_tokens: int = 16384,
-    precision: Precision | None = None,
-    label: str = "encoding",
-) -> np.ndarray:
-    """The same as `encode`, kept in the state by model fingerprint, instruction, length, precision and texts.
+def encode_cached(model: NVEmbedModel, texts: Iterable[str], **options: Unpack[Options]) -> np.ndarray:
+    """The same as `encode`, kept in the state by model fingerprint, what decides the vectors, and texts.
 
     The array may be memory-mapped: read it, do not write to it. A file is written whole or not at all.
     """
-    from nvembed.modeling.batching import resolve_precision
+    from nvembed.modeling.encoder import encode_texts
+    from nvembed.modeling.plan import make_plan
 
     checked = check_texts(texts)
-    used = resolve_precision(precision or model.precision, model.device)
-    length = model.max_length if max_length is None else max_length
-    key = digest_json([model.fingerprint(), model.rule.prefix(instruction), length, used, _texts_digest(checked)])
+    names = PlanOptions.__annotations__
+    asked: PlanOptions = {name: value for name, value in options.items() if name in names}  # type: ignore[assignment]
+    plan = make_plan(model, computed=model.precision, devices=options.get("devices"), **asked)
+    key = digest_json([model.fingerprint(), plan.settings(model), texts_digest(checked)])
     folder = state_folder("embeddings", key)
     file = folder / "vectors.npy"
     with hold(folder):
         if not file.is_file():
-            vectors = encode(
-                model,
-                checked,
-                instruction=instruction,
-                max_length=max_length,
-                batch_tokens=batch_tokens,
-                precision=used,
-                label=label,
-            )
-            _write(vectors, file)
+            write_npy(encode_texts(model, checked, computed=model.precision, **options), file)
     return np.load(file, mmap_mode="r" if len(checked) else None)
 
 
-def _texts_digest(texts: list[str]) -> str:
+def texts_digest(texts: Iterable[str]) -> str:
+    """SHA-256 over the lengths and bytes of texts, so that neither their order nor their bounds can be confused."""
     digest = hashlib.sha256()
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -97,10 +74,8 @@ def _texts_digest(texts: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _write(vectors: np.ndarray, file: os.PathLike[str]) -> None:
-    from pathlib import Path
-
-    file = Path(file)
+def write_npy(vectors: np.ndarray, file: Path) -> None:
+    """Write an array whole or not at all."""
     aside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with aside.open("wb") as stream:

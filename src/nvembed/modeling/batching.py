@@ -1,21 +1,15 @@
-"""Texts to vectors with one model on one device: equal texts once, sorted by length, in batches of a token budget."""
+"""Batches of tokenized texts by a token budget, and the precision and mode that a model computes them in."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nvembed.core.errors import UserError
-from nvembed.core.progress import Progress
-from nvembed.text import Tokenized, check_texts
-
-if TYPE_CHECKING:
-    from nvembed.modeling.model import NVEmbedModel
+from nvembed.text import Tokenized
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -68,47 +62,6 @@ def autocast(
     if precision == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
-
-
-def encode_texts(
-    model: NVEmbedModel,
-    texts: Iterable[str],
-    *,
-    instruction: str = "",
-    max_length: int | None = None,
-    batch_tokens: int = 16384,
-    precision: Literal["float32", "bfloat16"] | None = None,
-    label: str = "encoding",
-) -> np.ndarray:
-    """Vectors of `texts` in their order: float32 (n, dim), rows of norm 1. 0 texts give (0, dim).
-
-    `precision` None computes in the weights' own dtype. Raises UserError for what is not a string.
-    """
-    if batch_tokens < 1:
-        raise UserError(f"batch_tokens {batch_tokens}: give a positive number")
-    checked = check_texts(texts)
-    places: dict[str, int] = {}
-    rows = np.fromiter((places.setdefault(text, len(places)) for text in checked), dtype=np.int64, count=len(checked))
-    unique = list(places)
-    vectors = np.zeros((len(unique), model.dim), dtype=np.float32)
-    tokenized = _tokenize(model, unique, instruction, max_length)
-    progress = Progress(label, len(unique))
-    with evaluating(model), torch.inference_mode(), autocast(precision or "float32", model.device):
-        done = 0
-        for batch in token_batches([len(item.input_ids) for item in tokenized], batch_tokens):
-            inputs = collate([tokenized[index] for index in batch], model.pad_token_id)
-            vectors[batch] = model(*inputs).cpu().numpy()
-            done += len(batch)
-            progress.update(done)
-    return vectors[rows]
-
-
-def _tokenize(model: NVEmbedModel, texts: list[str], instruction: str, max_length: int | None) -> list[Tokenized]:
-    chunks = (texts[start : start + 4096] for start in range(0, len(texts), 4096))
-    tokenize: Callable[[list[str]], list[Tokenized]] = lambda chunk: model.tokenize(chunk, instruction, max_length)  # noqa: E731
-    if not texts:
-        return tokenize([])
-    return [item for chunk in chunks for item in tokenize(chunk)]
 
 
 @contextlib.contextmanager

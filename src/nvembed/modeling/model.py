@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +20,7 @@ from nvembed.modeling.backbone import load_backbone, load_tokenizer
 from nvembed.modeling.checks import backbone_digest, hidden_size
 from nvembed.modeling.latent import LatentAttention
 from nvembed.modeling.lora import add_lora
+from nvembed.modeling.plan import BATCH_TOKENS, EncodePrecision
 from nvembed.modeling.pooling import pool
 from nvembed.modeling.source import find_source
 from nvembed.modeling.spec import Spec
@@ -246,23 +247,39 @@ class NVEmbedModel(nn.Module):
         instruction: str = "",
         max_length: int | None = None,
         *,
-        batch_tokens: int = 16384,
-        precision: Literal["auto", "float32", "bfloat16"] | None = None,
+        dimensions: int | None = None,
+        precision: EncodePrecision | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        devices: Sequence[str] | None = None,
         label: str = "encoding",
     ) -> np.ndarray:
-        """Vectors of texts: float32 (n, dim), rows of norm 1, in the order given.
+        """Vectors of texts, in the order given: float32 (n, dim), rows of norm 1.
 
-        `instruction` is the task sentence alone, or a whole prefix of the template's shape. `precision` None is
-        float32 on a CPU and the weights' own dtype on a GPU. Raises UserError for what is not a string, and for an
-        instruction that leaves no room for text.
+        Args:
+            instruction: the task sentence alone, or a whole prefix of the template's shape.
+            max_length: tokens of a text; None: the model's own.
+            dimensions: only the first so many, again of norm 1.
+            precision: what is computed in: None is float32 on a CPU and the weights' own dtype on a GPU, `auto` bf16
+                where the device is faster at it. `int8` and `binary` are computed as None and stored smaller: int8
+                (n, dim), uint8 (n, ⌈dim / 8⌉); see `modeling.vectors`.
+            batch_tokens: rows × longest row of a batch; halved where memory runs out.
+            devices: one process each (`["cuda:0", "cuda:1"]`); None: this process, where the model lies.
+            label: what the progress line says.
+
+        Raises UserError for what is not a string, for an instruction that leaves no room for text, and for a single
+        text that does not fit into memory.
         """
-        return batching.encode_texts(
+        from nvembed.modeling.encoder import encode_texts
+
+        return encode_texts(
             self,
             texts,
             instruction=instruction,
             max_length=max_length,
+            dimensions=dimensions,
+            precision=precision,
             batch_tokens=batch_tokens,
-            precision=None if precision is None else batching.resolve_precision(precision, self.device),
+            devices=devices,
             label=label,
         )
 
