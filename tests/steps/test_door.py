@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,22 @@ def test_a_relative_path_is_handed_on_whole(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
 
     assert check_recipe(load_recipe("tiny", ["data.path=my.jsonl"])).data.path == str(tmp_path / "my.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("evaluation.splits=[]", "evaluation.splits is empty"),
+        ("data.dev_fraction=0", "data.dev_fraction is 0"),
+        ("evaluation.candidates=[bm25, base, stage1]", "stage2 among them"),
+        ("evaluation.candidates=[base, stage2, stage2]", "name each once"),
+        ("registration.gate_task=sts", "gives the tasks retrieval, classification, clustering"),
+        ("data.task_types=[classification]", "gives the tasks classification"),
+    ],
+)
+def test_what_would_end_the_run_behind_its_training_is_refused_before_it(override: str, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        check_recipe(load_recipe("tiny", [override]))
 
 
 def test_a_gpu_recipe_without_a_gpu_is_refused() -> None:

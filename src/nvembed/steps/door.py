@@ -8,6 +8,9 @@ from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.recipe import Recipe
 
+MEASURED = ("retrieval", "classification", "clustering")
+"""Task types that Python's documentation gives eval sets for; a user's file gives retrieval alone."""
+
 
 def check_recipe(recipe: Recipe) -> Recipe:
     """The recipe with the content digests of its models and data written in, ready to be handed on.
@@ -16,10 +19,11 @@ def check_recipe(recipe: Recipe) -> Recipe:
 
     Raises:
         UserError: a backbone that is unknown, missing or too short for `max_length`; data that cannot be used; a
-            recipe for a GPU on a machine without one.
+            recipe for a GPU on a machine without one, or one whose last tasks would find nothing to judge by.
     """
     from nvembed import data, modeling
 
+    _check_what_is_measured(recipe)
     _check_device(recipe)
     if not _fits_the_processor(recipe):
         recipe = shortened(recipe)
@@ -35,6 +39,29 @@ def check_recipe(recipe: Recipe) -> Recipe:
         source = source.model_copy(update={"path": str(Path(source.path).expanduser().resolve())})
     source = source.model_copy(update={"digest": data.check_source(source).digest})
     return recipe.model_copy(update={"model": model, "mining": mining, "data": source})
+
+
+def _check_what_is_measured(recipe: Recipe) -> None:
+    """Raises UserError for what would otherwise end the run behind its training, in evaluation or at the gate."""
+    splits, candidates = recipe.evaluation.splits, recipe.evaluation.candidates
+    if not splits:
+        raise UserError("evaluation.splits is empty: nothing would be measured; give [test] or [dev, test]")
+    if "dev" in splits and not recipe.data.dev_fraction:
+        raise UserError(
+            "evaluation.splits names dev, but data.dev_fraction is 0; raise it or set evaluation.splits=[test]"
+        )
+    if "stage2" not in candidates or len(set(candidates)) < len(candidates):
+        raise UserError(
+            f"evaluation.candidates is {', '.join(candidates) or 'empty'}: name each once, and stage2 among them, "
+            "which is the model that is registered"
+        )
+    measured = [task for task in MEASURED if task in recipe.data.task_types]
+    tasks = ["retrieval"] if recipe.data.source == "file" else measured
+    if recipe.registration.gate_task not in tasks:
+        raise UserError(
+            f"registration.gate_task is {recipe.registration.gate_task!r}, but this data gives the tasks "
+            f"{', '.join(tasks) or 'none'}; name one of these, or add it to data.task_types"
+        )
 
 
 def _check_device(recipe: Recipe) -> None:
