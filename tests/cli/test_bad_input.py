@@ -37,6 +37,11 @@ def test_a_misspelt_recipe_key(capsys, tmp_path):
     assert "'steps'" in line
 
 
+def test_an_override_that_the_first_task_would_take_for_two(capsys, tmp_path):
+    line = refused(capsys, tmp_path / "out", "--set", "description=one line\nand another")
+    assert "line end" in line
+
+
 def test_an_unknown_recipe(capsys, tmp_path):
     assert "did you mean 'laptop'?" in refused(capsys, tmp_path / "out", recipe="laptopp")
 

@@ -63,6 +63,16 @@ def test_the_live_screen_draws_each_task_once_with_time_and_progress_and_keeps_n
         assert part in line
 
 
+def test_the_live_screen_leaves_the_terminal_alone_until_there_is_something_to_draw():
+    written = io.StringIO()
+    screen = LiveScreen(Console(file=written, width=100, force_terminal=True))
+    assert written.getvalue() == ""
+    screen.update(Board())
+    screen.close(Board())
+    hides, shows = "\x1b[?25l", "\x1b[?25h"
+    assert written.getvalue().rindex(hides) < written.getvalue().rindex(shows)
+
+
 def test_plain_lines_come_on_start_on_notes_now_and_then_and_at_the_end(capsys):
     screen, board = PlainScreen(every=0), Board()
     for event in EVENTS:

@@ -161,6 +161,13 @@ def test_a_data_file_of_this_machine_is_refused_before_anything_is_sent(kubeflow
     assert kubeflow.requests == []
 
 
+@pytest.mark.parametrize("key", ["model.backbone", "mining.teacher.backbone"])
+def test_a_model_of_this_machine_is_refused_before_anything_is_sent(kubeflow, tmp_path, capsys, key):
+    assert submit("--recipe", "tiny", "--set", f"{key}={tmp_path}", "--endpoint", kubeflow.url) == 2
+    assert_one_line(capsys, key)
+    assert kubeflow.requests == []
+
+
 @pytest.mark.parametrize("path", ["s3://bucket/my.jsonl", "/mnt/not-here/my.jsonl"])
 def test_a_path_that_pods_can_read_is_accepted(kubeflow, path):
     assert submit("--recipe", "tiny", "--set", f"data.path={path}", "--endpoint", kubeflow.url) == 0

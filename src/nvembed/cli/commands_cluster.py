@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from nvembed.cli.app import Failure
-from nvembed.cli.options import read_recipe, recipe_options, recipe_parameter
+from nvembed.cli.options import overrides_parameter, read_recipe, recipe_options, recipe_parameter
 from nvembed.core.errors import UserError
 
 
@@ -84,7 +84,7 @@ def submit(
     pipeline = pipeline_file()
     parameters = {
         "recipe": recipe_parameter(recipe),
-        "overrides": "\n".join(overrides),
+        "overrides": overrides_parameter(overrides),
         **_parameters(others, pipeline),
     }
     if image:

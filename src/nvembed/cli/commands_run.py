@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from nvembed.cli.options import output_dir_option, read_recipe, recipe_options, recipe_parameter
+from nvembed.cli.options import output_dir_option, overrides_parameter, read_recipe, recipe_options, recipe_parameter
 
 
 @click.command()
@@ -31,12 +31,12 @@ def run(recipe: str, overrides: tuple[str, ...], output_dir: Path, plain: bool) 
 
     started = time.monotonic()
     checked = read_recipe(recipe, overrides)
+    given = {"recipe": recipe_parameter(recipe), "overrides": overrides_parameter(overrides)}
     pipeline = pipeline_file()
     tracking_uri = tracking.default_uri(output_dir.expanduser().resolve())
     click.echo("checking recipe, model, data and MLflow")
     check_run(checked, output_dir.expanduser(), tracking_uri)
-    parameters = {"recipe": recipe_parameter(recipe), "overrides": "\n".join(overrides), "image": local_image()}
     screen = make_screen(plain=plain or not sys.stdout.isatty())
-    result = execute(pipeline, parameters, output_dir, tracking_uri, screen)
+    result = execute(pipeline, {**given, "image": local_image()}, output_dir, tracking_uri, screen)
     show_summary(result, output_dir, tracking_uri)
     click.echo(f"finished in {clock(time.monotonic() - started)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from nvembed.core.errors import UserError
 from nvembed.recipe import Recipe, load_recipe
 
 
@@ -35,6 +36,16 @@ def output_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def read_recipe(recipe: str, overrides: tuple[str, ...]) -> Recipe:
     """The checked recipe. Raises UserError."""
     return load_recipe(recipe, overrides)
+
+
+def overrides_parameter(overrides: tuple[str, ...]) -> str:
+    """What the pipeline's `overrides` parameter gets: one a line. Raises UserError for one that holds a line end."""
+    for override in overrides:
+        if "\n" in override.strip():
+            raise UserError(
+                f"override {override!r}: holds a line end; write its value in double quotes with \\n, as YAML reads it"
+            )
+    return "\n".join(overrides)
 
 
 def recipe_parameter(recipe: str) -> str:

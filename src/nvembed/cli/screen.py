@@ -90,10 +90,11 @@ class LiveScreen:
 
         self._console = console or Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=False, vertical_overflow="visible")
-        self._live.start()
         self._notes = 0
 
     def update(self, board: Board) -> None:
+        if not self._live.is_started:  # not before: a run that is refused at once must find the terminal as it was
+            self._live.start()
         for name, text in board.notes[self._notes :]:
             self._console.print(f"[yellow]note[/] {_escape(name)}: {_escape(text)}")
         self._notes = len(board.notes)

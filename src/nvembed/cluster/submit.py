@@ -92,7 +92,12 @@ def check_endpoint(endpoint: str, *, timeout: float = 5.0) -> None:
 
 def check_for_cluster(recipe: Recipe) -> None:
     """Raise UserError if the recipe names a file or folder of this machine, which no pod will find."""
-    for key, value in (("data.path", recipe.data.path), ("model.backbone", recipe.model.backbone)):
+    named = {
+        "data.path": recipe.data.path,
+        "model.backbone": recipe.model.backbone,
+        "mining.teacher.backbone": recipe.mining.teacher.backbone,
+    }
+    for key, value in named.items():
         if value is None or "://" in value or ":" in value.split("/")[0]:
             continue
         here = Path(value).expanduser()
