@@ -6,9 +6,12 @@ import json
 import random
 
 import pytest
+import torch
 
 from nvembed.cli import main
 from nvembed.core.artifacts import read_manifest
+from nvembed.recipe import load_recipe
+from nvembed.training.checkpoints import save_checkpoint
 
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ru", "te", "so", "ny", "pa") for b in ("ba", "den", "fi", "gor", "hul")]
 
@@ -56,6 +59,24 @@ def test_evaluate_measures_bm25_on_the_held_out_sets(prepared, tmp_path):
     arguments = ["--recipe", "tiny", "--candidate", "bm25", "--eval-sets", str(prepared / "eval"), "--out", str(out)]
     assert main(["evaluate", *arguments]) == 0
     assert read_manifest(out, kind="evaluation").headline
+
+
+def train(prepared, tmp_path, *arguments) -> int:
+    options = ["--recipe", "tiny", "--dataset", str(prepared / "data"), "--out", str(tmp_path / "adapter")]
+    return main(["train", *options, *arguments])
+
+
+def test_train_refuses_to_go_on_from_a_checkpoint_of_another_recipe_or_from_none(prepared, tmp_path, capsys):
+    recipe = load_recipe("tiny")
+    made_by = {"stage": recipe.stage1.model_dump(mode="json"), "model": recipe.model.model_dump(mode="json")}
+    there = save_checkpoint(tmp_path, {"weight/x": torch.zeros(1)}, step=2, seconds=1.0, made_by=made_by, keep=1)
+    assert train(prepared, tmp_path, "--set", "stage1.steps=5", "--resume", str(there)) == 2
+    line = one_line(capsys)
+    assert "made by something else" in line
+    assert "stage.steps is 5, there 4" in line
+    assert train(prepared, tmp_path, "--resume", str(tmp_path / "nothing")) == 2
+    assert "no checkpoint here" in one_line(capsys)
+    assert not (tmp_path / "adapter").exists()
 
 
 def one_line(capsys) -> str:

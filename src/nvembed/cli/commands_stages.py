@@ -57,8 +57,17 @@ def mine(recipe: str, overrides: tuple[str, ...], dataset: Path, out: Path) -> N
 @click.option("--stage", type=click.Choice(["stage1", "stage2"]), default="stage1", show_default=True)
 @_folder("--dataset", "What `nvembed mine` (or `prepare`) wrote.")
 @_folder("--init", "The adapter to start from: stage 1's, for stage 2.", required=False)
+@_folder("--resume", "A checkpoint (step-…) to go on from; default: the newest one of this very work.", required=False)
 @_folder("--out", "Folder for the trained adapter.")
-def train(recipe: str, overrides: tuple[str, ...], stage: str, dataset: Path, init: Path | None, out: Path) -> None:
+def train(
+    recipe: str,
+    overrides: tuple[str, ...],
+    stage: str,
+    dataset: Path,
+    init: Path | None,
+    resume: Path | None,
+    out: Path,
+) -> None:
     """Train stage 1 or stage 2. Killed and started again, it goes on from its last checkpoint."""
     checked = read_recipe(recipe, overrides)
     _needs(dataset, "--dataset")
@@ -75,6 +84,7 @@ def train(recipe: str, overrides: tuple[str, ...], stage: str, dataset: Path, in
         str(dataset),
         str(out),
         init=str(init) if init else None,
+        resume=str(resume) if resume else None,
     )
     _done(out)
 

@@ -43,8 +43,12 @@ def train(
     adapter: str,
     init: str | None = None,
     report: str | None = None,
+    resume: str | None = None,
 ) -> None:
-    """One training stage; `init` is the stage before it, `adapter` where the trained tensors go."""
+    """One training stage; `init` is the stage before it, `adapter` where the trained tensors go.
+
+    `resume` names a checkpoint to go on from; without it the newest of this very stage is taken, if there is one.
+    """
     from nvembed.training import train_stage
 
     section = section_from_json(Stage, stage)
@@ -57,6 +61,7 @@ def train(
             Path(dataset),
             Path(init) if init else None,
             Path(adapter),
+            resume=Path(resume) if resume else None,
         )
         run.log_folder(Path(adapter))
         copy_report(Path(adapter), report)
