@@ -12,32 +12,58 @@ from torch import Tensor
 from nvembed.text import Tokenized
 
 Precision = Literal["auto", "float32", "bfloat16"]
+EVEN_SHARE = 0.8  # of a batch's longest text: what is shorter is uneven …
+FULL_BATCH_TOKENS = 1024  # … and opens a new batch once the present one has this much
 
 
 def collate(batch: Sequence[Tokenized], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """`input_ids`, `attention_mask` (int64) and `pool_mask` (bool), each (texts, longest), padded on the right."""
-    width = max(len(item.input_ids) for item in batch)
-    input_ids = torch.full((len(batch), width), pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros((len(batch), width), dtype=torch.long)
-    pool_mask = torch.zeros((len(batch), width), dtype=torch.bool)
-    for row, item in enumerate(batch):
-        length = len(item.input_ids)
-        input_ids[row, :length] = torch.tensor(item.input_ids)
-        attention_mask[row, :length] = 1
-        pool_mask[row, :length] = torch.tensor(item.pool_mask)
-    return input_ids, attention_mask, pool_mask
+    tokens, lengths, pooled = pack(batch)
+    attended = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    input_ids = torch.full(attended.shape, pad_token_id, dtype=torch.long)
+    pool_mask = torch.zeros(attended.shape, dtype=torch.bool)
+    input_ids[attended], pool_mask[attended] = tokens, pooled
+    return input_ids, attended.long(), pool_mask
 
 
-def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches, longest texts first: rows × longest row stays within `batch_tokens`, or it is one row."""
-    batch: list[int] = []
+def pack(batch: Sequence[Tokenized]) -> tuple[Tensor, Tensor, Tensor]:
+    """Texts end to end: `input_ids` (tokens,) int64, `lengths` (texts,) int64 and `pool_mask` (tokens,) bool."""
+    lengths = torch.tensor([len(item.input_ids) for item in batch])
+    input_ids = torch.tensor([token for item in batch for token in item.input_ids], dtype=torch.long)
+    pool_mask = torch.tensor([pooled for item in batch for pooled in item.pool_mask], dtype=torch.bool)
+    return input_ids, lengths, pool_mask
+
+
+def token_batches(
+    lengths: Sequence[int], batch_tokens: int, *, packed: bool = False, even: bool = False
+) -> list[list[int]]:
+    """Indices of texts in batches of at most `batch_tokens` tokens (but always one text), longest texts first.
+
+    Args:
+        lengths: tokens of each text.
+        packed: count the texts' own tokens; otherwise rows × longest row, what a padded batch holds.
+        even: rather begin a new padded batch than pad a text much shorter than the batch's longest, once the batch is
+            large enough to keep the cores busy.
+    """
+    batches: list[list[int]] = []
+    longest = held = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+        added = lengths[index] if packed else longest
+        uneven = even and not packed and held >= FULL_BATCH_TOKENS and lengths[index] < EVEN_SHARE * longest
+        if batches and held + added <= batch_tokens and not uneven:
+            batches[-1].append(index)
+            held += added
+        else:
+            batches.append([index])
+            longest = held = lengths[index]
+    return batches
+
+
+def tokens_held(lengths: Sequence[int], batches: Sequence[Sequence[int]], *, packed: bool = False) -> int:
+    """Tokens of all batches together, padding included."""
+    if packed:
+        return sum(lengths[i] for batch in batches for i in batch)
+    return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nvembed.core.digests import digest_json
-from nvembed.modeling import batching
+from nvembed.modeling import batching, packing
 from nvembed.modeling.assemble import is_saved_model, parts_of_section
 from nvembed.modeling.attention import set_attention
 from nvembed.modeling.backbone import load_backbone, load_tokenizer
@@ -21,7 +22,7 @@ from nvembed.modeling.checks import backbone_digest, hidden_size
 from nvembed.modeling.latent import LatentAttention
 from nvembed.modeling.lora import add_lora
 from nvembed.modeling.plan import BATCH_TOKENS, EncodePrecision
-from nvembed.modeling.pooling import pool
+from nvembed.modeling.pooling import pool, pool_packed
 from nvembed.modeling.source import find_source
 from nvembed.modeling.spec import Spec
 from nvembed.text import DEFAULT_TEMPLATE, TextRule, Tokenized
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from nvembed.recipe import Model
+
+logger = logging.getLogger(__name__)
+_UNTRIED = "not tried"
 
 
 class NVEmbedModel(nn.Module):
@@ -61,6 +65,7 @@ class NVEmbedModel(nn.Module):
         latent: LatentAttention | None = None,
     ) -> None:
         super().__init__()
+        packing.use_packed_attention(backbone)
         self.backbone = backbone
         self.latent = latent
         self.spec = spec
@@ -68,6 +73,7 @@ class NVEmbedModel(nn.Module):
         self.dim = hidden_size(backbone.config)
         self.trained_names: frozenset[str] = frozenset()
         self.origin: dict[str, str] = {}
+        self._obstacle: str | None = _UNTRIED  # to packing texts
 
     @classmethod
     def from_section(
@@ -216,20 +222,50 @@ class NVEmbedModel(nn.Module):
         """Tokens and pool masks by the model's text rule."""
         return self.rule.tokenize(texts, instruction, self.max_length if max_length is None else max_length)
 
-    def collate(self, batch: list[Tokenized]) -> tuple[Tensor, Tensor, Tensor]:
-        """`input_ids`, `attention_mask`, `pool_mask` of a batch, what `forward` takes."""
+    def packs(self, precision: Literal["float32", "bfloat16"] | None = None) -> bool:
+        """Whether batches are packed rather than padded, computing in `precision` (None: as things stand now).
+
+        They are on a GPU in half precision, if the backbone takes packed texts: that is tried once.
+        """
+        if self.device.type != "cuda":
+            return False
+        with batching.autocast(precision or "float32", self.device):
+            if not packing.pays(self.backbone):
+                return False
+            if self._obstacle is _UNTRIED:
+                with batching.evaluating(self.backbone):
+                    self._obstacle = packing.obstacle(self.backbone)
+                if self._obstacle:
+                    logger.warning("%s: texts are padded, not packed: %s", type(self.backbone).__name__, self._obstacle)
+        return self._obstacle is None
+
+    def collate(self, batch: Sequence[Tokenized], *, packed: bool | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What `forward` takes, in either form; `packed` None: as `packs` says."""
+        if self.packs() if packed is None else packed:
+            return batching.pack(batch)
         return batching.collate(batch, self.pad_token_id)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
-        """Vectors (batch, dim), float32, norm 1, of (batch, tokens) inputs padded on the right."""
+        """Vectors (texts, dim), float32, norm 1.
+
+        Either of texts padded on the right: `input_ids`, `attention_mask` and `pool_mask` (texts, longest). Or of
+        packed ones: `input_ids` (tokens,), their `lengths` (texts,) in the place of the mask, `pool_mask` (tokens,).
+        """
         device = self.device
         attention_mask, pool_mask = attention_mask.to(device), pool_mask.to(device).bool()
-        hidden = self.backbone(input_ids=input_ids.to(device), attention_mask=attention_mask, **self._no_cache)
-        states = hidden.last_hidden_state
+        packed = input_ids.ndim == 1
+        if packed:
+            states = packing.run_packed(self.backbone, input_ids.to(device), packing.Packed.of(attention_mask, device))
+            chosen = pool_mask
+        else:
+            hidden = self.backbone(input_ids=input_ids.to(device), attention_mask=attention_mask, **self._no_cache)
+            states = hidden.last_hidden_state
+            chosen = pool_mask & attention_mask.bool()
         if self.latent is not None:
-            states = self._through_block(states, pool_mask & attention_mask.bool())
+            states = self._through_block(states, chosen)
+        to_vectors = pool_packed if packed else pool
         with torch.autocast(device.type, enabled=False):
-            return functional.normalize(pool(states, attention_mask, pool_mask, self.spec.pooling), dim=-1)
+            return functional.normalize(to_vectors(states, attention_mask, pool_mask, self.spec.pooling), dim=-1)
 
     @property
     def _no_cache(self) -> dict[str, bool]:

@@ -27,3 +27,21 @@ def pool(hidden: Tensor, attention_mask: Tensor, pool_mask: Tensor, pooling: Poo
     else:
         index = attention_mask.to(hidden.device).long().argmax(1)
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]
+
+
+def pool_packed(hidden: Tensor, lengths: Tensor, pool_mask: Tensor, pooling: Pooling) -> Tensor:
+    """What `pool` gives, of packed texts: (tokens, dim) → (texts, dim) float32, not normalised.
+
+    `lengths` (texts,) int64 and `pool_mask` (tokens,) lie on the device of `hidden`.
+    """
+    if pooling in ("latent", "mean"):
+        weights = pool_mask.float().unsqueeze(-1)
+        sums = torch.segment_reduce(hidden.float() * weights, "sum", lengths=lengths, axis=0)
+        counts = torch.segment_reduce(weights, "sum", lengths=lengths, axis=0)
+        return sums / counts.clamp(min=1)
+    index = lengths.cumsum(0) - lengths  # each text's first token
+    if pooling == "last":
+        places = torch.arange(len(hidden), device=hidden.device)
+        text = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths, output_size=len(hidden))
+        index = index.scatter_reduce(0, text, torch.where(pool_mask, places, 0), "amax")
+    return hidden[index].float()

@@ -1,4 +1,4 @@
-"""A rank's texts, cut into chunks of like length that fit a token budget."""
+"""Some of a rank's texts, encoded together: what `modeling.batching.token_batches` puts into one batch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ if TYPE_CHECKING:
     from nvembed.modeling import NVEmbedModel
     from nvembed.text import Tokenized
 
-PADDING_SLACK = 0.8  # a text shorter than this share of its chunk's longest opens a new chunk …
-MIN_CHUNK_TOKENS = 1024  # … once the chunk is large enough to keep the cores busy
-
 
 @dataclass(frozen=True)
 class Chunk:
-    """Texts encoded together, padded on the right.
+    """Texts encoded together, in either form that the model's `forward` takes.
 
     Attributes:
         rows: (n,) int64, which texts these are; empty for a chunk that only keeps pace with other ranks.
-        input_ids, attention_mask, pool_mask: (n or 1, longest), int64, int64 and bool.
+        input_ids, attention_mask, pool_mask: padded (n or 1, longest), int64, int64 and bool; packed (tokens,),
+            the lengths (n or 1,) in the place of the mask, (tokens,).
         seed: seeds the random numbers before the chunk is encoded, so that dropout repeats.
     """
 
@@ -32,6 +30,11 @@ class Chunk:
     attention_mask: torch.Tensor
     pool_mask: torch.Tensor
     seed: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return int(self.attention_mask.max()) if self.input_ids.ndim == 1 else self.input_ids.shape[1]
 
     def to(self, device: torch.device) -> Chunk:
         """The same on another device."""
@@ -44,33 +47,14 @@ class Chunk:
         )
 
 
-def cut(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Divide texts into chunks, longest first; padded, each has at most `budget` tokens (but always one text)."""
-    chunks: list[list[int]] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if chunks:
-            tokens = len(chunks[-1]) * longest
-            wasteful = lengths[index] < PADDING_SLACK * longest and tokens >= MIN_CHUNK_TOKENS
-            if tokens + longest <= budget and not wasteful:
-                chunks[-1].append(index)
-                continue
-        chunks.append([index])
-        longest = lengths[index]
-    return chunks
-
-
-def padded_tokens(lengths: Sequence[int], chunks: Sequence[Sequence[int]]) -> int:
-    """Tokens of all chunks, padding included."""
-    return sum(len(chunk) * max(lengths[i] for i in chunk) for chunk in chunks)
-
-
-def make_chunk(model: NVEmbedModel, tokenized: Sequence[Tokenized], rows: Sequence[int], seed: int) -> Chunk:
-    """Pad some texts to their longest. Without rows the chunk holds one token, whose vector nobody uses."""
+def make_chunk(
+    model: NVEmbedModel, tokenized: Sequence[Tokenized], rows: Sequence[int], seed: int, *, packed: bool = False
+) -> Chunk:
+    """Some texts as one chunk. Without rows it holds one token, whose vector nobody uses."""
     items = [tokenized[row] for row in rows] or [
         replace(tokenized[0], input_ids=tokenized[0].input_ids[:1], pool_mask=[True])
     ]
-    return Chunk(torch.tensor(list(rows), dtype=torch.int64), *model.collate(items), seed=seed)
+    return Chunk(torch.tensor(list(rows), dtype=torch.int64), *model.collate(items, packed=packed), seed=seed)
 
 
 def chunk_seed(seed: int, step: int, rank: int, chunk: int) -> int:

@@ -36,10 +36,14 @@ class Encoder(nn.Module):
     Args:
         model: the embedding model.
         precision: what it computes in; `bfloat16` by autocast.
+        packed: whether chunks are to be packed; None: where it is faster. Settled here, while the weights are whole.
     """
 
-    def __init__(self, model: NVEmbedModel, precision: Literal["float32", "bfloat16"]) -> None:
+    def __init__(
+        self, model: NVEmbedModel, precision: Literal["float32", "bfloat16"], packed: bool | None = None
+    ) -> None:
         super().__init__()
+        self.packed = model.packs(precision) if packed is None else packed
         self.model = model
         self.precision = precision
 
@@ -48,12 +52,12 @@ class Encoder(nn.Module):
         vectors = []
         for chunk in chunks:
             torch.manual_seed(chunk.seed)
-            with autocast(self.precision, chunk.input_ids.device), _attention_kernel(chunk.input_ids):
+            with autocast(self.precision, chunk.input_ids.device), _attention_kernel(chunk):
                 vectors.append(self.model(chunk.input_ids, chunk.attention_mask, chunk.pool_mask))
         return torch.cat(vectors)
 
 
-def _attention_kernel(input_ids: torch.Tensor) -> AbstractContextManager[Any]:
+def _attention_kernel(chunk: Chunk) -> AbstractContextManager[Any]:
     """Attention by plain products for short texts on a CPU.
 
     There the backward pass of the fused kernel takes half of a whole backward pass. Long texts keep it: plain products
@@ -61,7 +65,7 @@ def _attention_kernel(input_ids: torch.Tensor) -> AbstractContextManager[Any]:
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    short = input_ids.device.type == "cpu" and input_ids.shape[1] <= PLAIN_ATTENTION_TOKENS
+    short = chunk.input_ids.device.type == "cpu" and chunk.longest <= PLAIN_ATTENTION_TOKENS
     return sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from nvembed.modeling.batching import token_batches, tokens_held
 from nvembed.training import engine as engines
-from nvembed.training.chunks import Chunk, chunk_seed, cut, make_chunk, padded_tokens
+from nvembed.training.chunks import Chunk, chunk_seed, make_chunk
 from nvembed.training.gather import gather_documents
 from nvembed.training.layout import Layout, Text, lay_out
 from nvembed.training.losses import LossParts, info_nce, means
@@ -95,15 +96,16 @@ class Trainer:
         """This rank's chunks, as many as any rank has; whether all fit at once on every rank; whether to stop."""
         lengths = [len(item.input_ids) for item in tokenized]
         budget = self.stage.micro_batch_tokens
-        rows = cut(lengths, budget)
+        model, packed = self.engine.module.model, self.engine.module.packed
+        rows = token_batches(lengths, budget, packed=packed, even=True)
         count, too_large, stop = self._greatest(
-            [len(rows), int(padded_tokens(lengths, rows) > budget), int(self.stop_requested)]
+            [len(rows), int(tokens_held(lengths, rows, packed=packed) > budget), int(self.stop_requested)]
         )
         rows += [[]] * (count - len(rows))  # ZeRO 2 and 3 talk in every pass: all ranks must take as many
-        model = self.engine.module.model
+        seeds = [chunk_seed(self.stage.seed, step, self.rank, index) for index in range(count)]
         chunks = [
-            make_chunk(model, tokenized, some, chunk_seed(self.stage.seed, step, self.rank, index)).to(self.device)
-            for index, some in enumerate(rows)
+            make_chunk(model, tokenized, some, seed, packed=packed).to(self.device)
+            for some, seed in zip(rows, seeds, strict=True)
         ]
         return chunks, not too_large, bool(stop)
 
