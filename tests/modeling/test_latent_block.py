@@ -182,7 +182,16 @@ def test_at_the_published_size_folding_pays_beyond_512_tokens_a_call() -> None:
     with torch.device("meta"):
         block = LatentAttention(4096, **PUBLISHED)
     assert [block.folding_pays(tokens) for tokens in (1, 512, 513, 10**6)] == [False, False, True, True]
-    assert [block.folding_pays(4 * tokens, calls=4) for tokens in (512, 513)] == [False, True]
+
+
+def test_a_trainer_that_calls_several_times_a_step_pays_for_as_many_folds() -> None:
+    with torch.device("meta"):
+        block = LatentAttention(4096, **PUBLISHED)
+    chosen = []
+    for tokens in (4 * 512, 4 * 512 + 1):
+        block.choose_form(tokens, calls=4)
+        chosen.append(block.folded)
+    assert chosen == [False, True]
 
 
 def test_a_step_that_keeps_no_gradients_computes_the_very_same_as_one_that_does() -> None:

@@ -46,7 +46,7 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
 
     def watched(tokenized, step):
         chunks, fits, stop = cut(tokenized, step)
-        cached.append({"chunks": len(chunks), "fits": fits})
+        cached.append({"chunks": len(chunks), "fits": fits, "folded": model.latent.folded})
         return chunks, fits, stop
 
     trainer._cut = watched

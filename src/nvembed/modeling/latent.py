@@ -168,8 +168,8 @@ class LatentAttention(nn.Module):
 
     Attributes:
         folded: the form of the attention. None: the one with fewer multiplications; where several ranks train
-            together the plain one, since ZeRO wants every rank to use its parameters in the same order. Their trainer
-            decides for all of them and sets True or False.
+            together the plain one, since ZeRO wants every rank to use its parameters in the same order: their trainer
+            sets one form for all (`choose_form`).
     """
 
     def __init__(
@@ -189,6 +189,7 @@ class LatentAttention(nn.Module):
         self.latents = nn.Parameter(torch.randn(num_latents, latent_dim))
         feed = FeedForward(dim, ff_mult)
         self.cross_attend_blocks = nn.ModuleList([PreNorm(dim, attention, context_dim=latent_dim), PreNorm(dim, feed)])
+        self.num_latents = num_latents
         self.folded: bool | None = None
         self._fold: tuple[Any, FoldedAttention] | None = None
         if identity:
@@ -209,13 +210,20 @@ class LatentAttention(nn.Module):
         states = states + feed(states)
         return states.view(hidden.shape)
 
-    def folding_pays(self, tokens: int | None, calls: int = 1) -> bool:
-        """The form for `tokens` tokens in `calls` calls: `folded` if set, else `CrossAttention.folding_pays`."""
+    def folding_pays(self, tokens: int | None) -> bool:
+        """The form for a call with `tokens` tokens: `folded` if set, else by `CrossAttention.folding_pays`."""
         if self.folded is not None:
             return self.folded
         if tokens is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             return False
-        return self._attention.folding_pays(len(self.latents), tokens, calls)
+        return self._attention.folding_pays(self.num_latents, tokens)
+
+    def choose_form(self, tokens: int, calls: int) -> None:
+        """Set `folded` to what takes fewer multiplications for `tokens` tokens in `calls` calls.
+
+        For a trainer, before each step, with the same numbers on every rank.
+        """
+        self.folded = self._attention.folding_pays(self.num_latents, tokens, calls)
 
     @property
     def inference_only(self) -> bool:

@@ -98,10 +98,13 @@ class Trainer:
         budget = self.stage.micro_batch_tokens
         model, packed = self.engine.module.model, self.engine.module.packed
         rows = token_batches(lengths, budget, packed=packed, even=True)
-        count, too_large, stop = self._greatest(
-            [len(rows), int(tokens_held(lengths, rows, packed=packed) > budget), int(self.stop_requested)]
+        pooled = sum(sum(item.pool_mask) for item in tokenized)
+        count, too_large, stop, most = self._greatest(
+            [len(rows), int(tokens_held(lengths, rows, packed=packed) > budget), int(self.stop_requested), pooled]
         )
         rows += [[]] * (count - len(rows))  # ZeRO 2 and 3 talk in every pass: all ranks must take as many
+        if self.engine.module.model.latent is not None:  # in one form on all ranks: ZeRO wants one order of parameters
+            self.engine.module.model.latent.choose_form(most, calls=count)
         seeds = [chunk_seed(self.stage.seed, step, self.rank, index) for index in range(count)]
         chunks = [
             make_chunk(model, tokenized, some, seed, packed=packed).to(self.device)
