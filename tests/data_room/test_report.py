@@ -56,7 +56,10 @@ def test_the_page_holds_its_picture_and_loads_nothing(dataset: Path) -> None:
     assert (dataset / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_it_lists_bad_rows_with_their_lines(tmp_path: Path) -> None:
+def test_it_lists_bad_rows_with_their_lines_and_the_watcher_hears_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVEMBED_PROGRESS", str(tmp_path / "progress.jsonl"))
     rows = [json.dumps({"query": f"question {i}", "positive": f"answer <b>{i}</b> | more"}) for i in range(120)]
     rows.insert(9, "not | json")
     (tmp_path / "mine.jsonl").write_text("\n".join(rows))
@@ -64,6 +67,8 @@ def test_it_lists_bad_rows_with_their_lines(tmp_path: Path) -> None:
     prepare(data, tmp_path / "dataset", tmp_path / "eval")
     assert "| 10 | not JSON |" in (tmp_path / "dataset" / "report.md").read_text()
     assert "| mine.jsonl | CC-BY-4.0 |" in (tmp_path / "dataset" / "report.md").read_text()
+    told = (tmp_path / "progress.jsonl").read_text()
+    assert "1 of 121 rows cannot be used and were dropped (line 10: not JSON)" in told
     assert "<b>" not in (tmp_path / "dataset" / "report.html").read_text(), "the data's own markup is shown, not obeyed"
 
 

@@ -139,6 +139,18 @@ def test_an_equal_model_does_not_pass(make: Make, tmp_path: Path) -> None:
     assert all(d["mean"] == d["low"] == d["high"] == 0 for d in content["differences"])
 
 
+def test_the_report_says_when_the_test_set_is_too_small_to_decide(make: Make, tmp_path: Path) -> None:
+    base = make("base")
+    unsure = compare(SECTION, GATE, [base, make("stage2")], tmp_path / "unsure")
+    gap = next(d for d in unsure["differences"] if d["task"] == "retrieval" and d["a"] == "stage2")
+    assert gap["low"] < 0 < gap["high"]
+    said = "The test set is too small to decide"
+    assert said in (tmp_path / "unsure" / "report.md").read_text(encoding="utf-8")
+    for name, gain in (("won", 0.1), ("lost", -0.1)):
+        compare(SECTION, GATE, [base, make("stage2", gain, name=name)], tmp_path / f"{name}-out")
+        assert said not in (tmp_path / f"{name}-out" / "report.md").read_text(encoding="utf-8")
+
+
 def test_a_loss_on_a_guard_task_fails_whatever_the_gate_task_gained(make: Make, tmp_path: Path) -> None:
     content = compare(SECTION, GATE, [make("base"), make("stage2", 0.1, other=-0.1)], tmp_path / "out")
     assert not content["verdict"]["passed"]

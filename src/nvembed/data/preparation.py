@@ -44,7 +44,7 @@ def prepare(data: Data, dataset_out: Path, eval_out: Path) -> None:
         counts = _counts(prepared.examples, passages, eval_counts)
         write_report(dataset, prepared, counts)
         _write_manifests(data, prepared, counts, dataset, eval_sets)
-    _say(counts)
+    _say(counts, prepared)
 
 
 def _read(data: Data) -> Prepared:
@@ -155,7 +155,13 @@ def _write_manifests(data: Data, prepared: Prepared, counts: Mapping[str, int], 
         )
 
 
-def _say(counts: Mapping[str, int]) -> None:
+def _say(counts: Mapping[str, int], prepared: Prepared) -> None:
+    if prepared.bad_rows:
+        bad, first = prepared.dropped["bad row"], "; ".join(str(row) for row in prepared.bad_rows[:3])
+        note(
+            f"{bad} of {prepared.rows} rows cannot be used and were dropped ({first}{'; …' if bad > 3 else ''}); "
+            "the data report lists them"
+        )
     queries = {name: counts.get(f"{name}_retrieval_queries", 0) for name in ("test", "dev")}
     note(
         f"held out {queries['test']} queries for test, {queries['dev']} for dev; "

@@ -163,5 +163,5 @@ def _draw_lengths(axes: Axes, lengths: Mapping[tuple[str, str], list[int]], kind
         clipped = [min(length, most) for length in words]
         axes.hist(clipped, edges, weights=shares, histtype="step", color=_COLOURS[split], label=split, linewidth=1.6)
     axes.set_title(title, loc="left")
-    axes.set_xlabel("words")
+    axes.set_xlabel(f"words ({most} and more in the last bin)" if every[-1] > most else "words")
     axes.set_ylabel("% of texts")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvembed.evaluation.verdict import METRIC_NAMES, interval, sentence, signed
+from nvembed.evaluation.verdict import METRIC_NAMES, gate_difference, interval, sentence, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,15 +154,7 @@ def _write_title(figure: Figure, content: dict[str, Any], *, gains: bool) -> Non
     title, height = "Held-out scores", figure.get_figheight()
     if content["challenger"]:
         title = sentence(verdict).rstrip(".")
-        gap = next(
-            (
-                d
-                for d in content["differences"]
-                if (d["split"], d["task"], d["a"], d["b"])
-                == (primary["split"], primary["task"], verdict["challenger"], verdict["beats"])
-            ),
-            None,
-        )
+        gap = gate_difference(content)
         if gap and (verdict["passed"] or primary["task"] in verdict["failed"]):
             metric = METRIC_NAMES.get(primary["metric"], primary["metric"])
             title += f": {primary['task']} {signed(gap['mean'])} {metric} {interval(gap['low'], gap['high'])}"

@@ -12,7 +12,7 @@ from nvembed.core.artifacts import write_file
 from nvembed.evaluation.changes import Change, Changes, query_changes
 from nvembed.evaluation.figure import ROWS, task_order
 from nvembed.evaluation.results import Results
-from nvembed.evaluation.verdict import METRIC_NAMES, NAMES, interval, sentence, signed
+from nvembed.evaluation.verdict import METRIC_NAMES, NAMES, gate_difference, interval, sentence, signed
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -105,6 +105,7 @@ def _notes(content: Mapping[str, Any], models: Mapping[str, Results]) -> list[st
         "paired: both models are scored on the same resampled queries (retrieval), test items (classification) or "
         "documents (clustering: v-measure computed anew, spread set to the jackknife's standard error).",
     ]
+    notes += _too_small(content)
     if kept:
         notes.append(
             "The untrained backbone is measured as its own card says (card) and under this project's instruction "
@@ -114,6 +115,19 @@ def _notes(content: Mapping[str, Any], models: Mapping[str, Results]) -> list[st
         notes.append("BM25 searches the same corpus: English stop words, Snowball stems, k1 = 1.5, b = 0.75.")
     notes.append(f"Eval sets: `{content['eval_sets'][:16]}` (content digest).")
     return notes
+
+
+def _too_small(content: Mapping[str, Any]) -> list[str]:
+    """A sentence if the gate's interval holds the required gain: then neither yes nor no is shown."""
+    gap, needed = gate_difference(content), content["verdict"]["gate"]["min_gain"]
+    if gap is None or not gap["low"] <= needed < gap["high"]:
+        return []
+    items = content["scores"][gap["a"]][gap["split"]][gap["task"]]["items"]
+    return [
+        f"The {gap['split']} set is too small to decide: with {items:,} items of {gap['task']} the interval "
+        f"{interval(gap['low'], gap['high'])} holds the required gain of {signed(needed)}. Four times as many items "
+        "would halve it."
+    ]
 
 
 def _query_words(changes: Changes, verdict: Mapping[str, Any]) -> str:
@@ -210,8 +224,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h3 { fon
 .passed { border-color: #0072b2; } .failed { border-color: #d55e00; }
 img { max-width: 100%; height: auto; margin: .6rem 0; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; margin: .6rem 0 1rem; }
-th, td { text-align: left; vertical-align: top; padding: .32rem .8rem .32rem 0; border-bottom: 1px solid #e4e4e4; }
+table { border-collapse: collapse; font-size: .82rem; margin: .6rem 0 1rem; }
+th, td { text-align: left; vertical-align: top; padding: .32rem .6rem .32rem 0; border-bottom: 1px solid #e4e4e4; }
 .numbers td { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .queries td:first-child { white-space: nowrap; }
 .note { color: #555; font-size: .88rem; margin: .4rem 0; }

@@ -77,6 +77,13 @@ def _outcome(row: Difference, bound: float, confidence: float, *, required: str)
     )
 
 
+def gate_difference(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The challenger's paired difference to its rival on the gate task, of `comparison.json`'s content."""
+    primary, verdict = content["primary"], content["verdict"]
+    wanted = (primary["split"], primary["task"], verdict["challenger"], verdict["beats"])
+    return next((d for d in content["differences"] if (d["split"], d["task"], d["a"], d["b"]) == wanted), None)
+
+
 def sentence(verdict: Mapping[str, Any]) -> str:
     """The verdict in one sentence."""
     who, rival = _name(verdict["challenger"]), _name(verdict["beats"])
