@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,21 @@ def test_headlines_of_all_tasks_reach_the_parent_cached_ones_included(
     assert run.data.tags["nvembed.task.mine_hard_negatives"] == "of-an-earlier-run"
     listed = {item.path for item in client().list_artifacts(parent, "comparison")}
     assert listed == {"comparison/scores.png", "comparison/manifest.json"}
+
+
+def test_the_parent_names_the_datasets_and_shows_the_table_of_scores(store: str, tmp_path: Path) -> None:
+    parent = tracking.open_parent(RUN, load_recipe("tiny"))
+    kinds = {"prepare_data": "dataset", "mine_hard_negatives": "mined", "compare_models": "comparison"}
+    folders = {task: _folder(tmp_path / task, kind, {}) for task, kind in kinds.items()}
+    (folders["compare_models"] / "table.md").write_text("| model | nDCG@10 |\n|---|---|\n| Stage 2 | 0.6 |\n")
+    for _ in range(2):  # as a retry does
+        tracking.log_headlines(RUN, folders, _folder(tmp_path / "eval", "eval", {}))
+        shutil.rmtree(tmp_path / "eval")
+    run = client().get_run(parent)
+    assert sorted(given.dataset.name for given in run.inputs.dataset_inputs) == ["eval", "mined", "train"]
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith(load_recipe("tiny").description)
+    assert note.count("| Stage 2 | 0.6 |") == 1
 
 
 def test_a_headline_that_two_tasks_share_keeps_both_values(store: str, tmp_path: Path) -> None:

@@ -69,6 +69,6 @@ def compare_models(
         for folder in map(Path, results):
             folders[f"evaluate_{read_manifest(folder).extra['candidate']}"] = folder
         folders["compare_models"] = Path(comparison)
-        tracking.log_headlines(pipeline_run_id(), folders)
+        tracking.log_headlines(pipeline_run_id(), folders, eval_sets)
         run.log_folder(Path(comparison))
         copy_report(Path(comparison), report)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nvembed.core.artifacts import Manifest
 from nvembed.tracking.client import (
     LIVING,
     OWNER_TAG,
@@ -86,7 +87,7 @@ class Courier:
             if entry["what"] == "folder":
                 log_folder(mlflow, child, Path(entry["folder"]), entry["path"])
             elif entry["what"] == "dataset":
-                _log_dataset(mlflow, child, entry)
+                log_dataset(mlflow, child, entry)
         except (OSError, KeyError, ValueError) as error:  # a file that is gone would block everything behind it
             if type(error).__module__.partition(".")[0] in ("requests", "urllib3"):
                 raise  # the server's fault (these too derive from OSError): try again later
@@ -140,7 +141,14 @@ def readable_files(folder: Path) -> Iterator[Path]:
             yield file
 
 
-def _log_dataset(mlflow: MlflowClient, run: str, entry: dict[str, Any]) -> None:
+def dataset_entry(name: str, manifest: Manifest) -> dict[str, Any]:
+    """What is to be told of a dataset, in JSON values."""
+    about = {"counts": dict(manifest.counts), "licenses": dict(manifest.licenses)}
+    return {"what": "dataset", "name": name, "kind": manifest.kind, "digest": manifest.content, **about}
+
+
+def log_dataset(mlflow: MlflowClient, run: str, entry: dict[str, Any]) -> None:
+    """Name a dataset as a run's input: digest, counts, licences. Once is enough; again changes nothing."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(

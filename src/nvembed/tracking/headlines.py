@@ -7,9 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nvembed.core.artifacts import MANIFEST, Manifest, read_manifest
 from nvembed.tracking.parent import find_parent
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_DATASETS = {"dataset": "train", "mined": "mined", "eval": "eval"}  # kind of folder → name on the run's page
+_NOTE = "mlflow.note.content"
 
 
 def headline_metrics(manifests: Mapping[str, Manifest]) -> dict[str, float]:
@@ -23,12 +30,12 @@ def headline_metrics(manifests: Mapping[str, Manifest]) -> dict[str, float]:
     }
 
 
-def log_headlines(run_id: str | None, folders: Mapping[str, Path | str]) -> None:
+def log_headlines(run_id: str | None, folders: Mapping[str, Path | str], eval_sets: Path | str | None = None) -> None:
     """Copy each folder's headline numbers to the pipeline's run, and link the task run that made it.
 
     A folder served from cache was made under an earlier pipeline run: its numbers are shown all the same, and the tag
-    `nvembed.task.<task>` leads to the run that measured them. Comparison pictures and tables go along. Nothing happens
-    without a server, a run id or the pipeline's run; a folder without a manifest is left out.
+    `nvembed.task.<task>` leads to the run that measured them. Datasets, comparison pictures and the table of scores go
+    along. Nothing happens without a server, a run id or the pipeline's run; a folder without a manifest is left out.
     """
     parent = find_parent(run_id)
     if parent is None:
@@ -36,7 +43,7 @@ def log_headlines(run_id: str | None, folders: Mapping[str, Path | str]) -> None
     from mlflow.entities import Metric, RunTag
 
     from nvembed.tracking.client import client
-    from nvembed.tracking.courier import log_folder
+    from nvembed.tracking.courier import dataset_entry, log_dataset, log_folder
     from nvembed.tracking.spool import metric_name
 
     mlflow, now = client(), int(time.time() * 1000)
@@ -46,5 +53,16 @@ def log_headlines(run_id: str | None, folders: Mapping[str, Path | str]) -> None
     for task, manifest in manifests.items():
         if manifest.kind == "comparison":
             log_folder(mlflow, parent, Path(folders[task]), "comparison")
+            _describe(mlflow, parent, Path(folders[task]) / "table.md")
+    for manifest in [*manifests.values(), *([read_manifest(eval_sets)] if eval_sets else [])]:
+        if manifest.kind in _DATASETS:
+            log_dataset(mlflow, parent, dataset_entry(_DATASETS[manifest.kind], manifest))
     for start in range(0, max(len(metrics), len(tags)), 100):
         mlflow.log_batch(parent, metrics=metrics[start : start + 100], tags=tags[start : start + 100])
+
+
+def _describe(mlflow: MlflowClient, run: str, table: Path) -> None:
+    """Put the table of scores below the first paragraph of the run's description, which its page shows on top."""
+    if table.is_file():
+        before = mlflow.get_run(run).data.tags.get(_NOTE, "").partition("\n\n")[0]
+        mlflow.set_tag(run, _NOTE, f"{before}\n\n{table.read_text(encoding='utf-8')}"[:5000])

@@ -54,8 +54,10 @@ class TaskRun:
 
     def log_dataset(self, name: str, manifest: Manifest) -> None:
         """Name a dataset as this task's input, by content digest, with its counts and licences."""
-        about = {"counts": dict(manifest.counts), "licenses": dict(manifest.licenses)}
-        self._later({"what": "dataset", "name": name, "kind": manifest.kind, "digest": manifest.content, **about})
+        if self._ledger:
+            from nvembed.tracking.courier import dataset_entry
+
+            self._later(dataset_entry(name, manifest))
 
     def _later(self, entry: dict[str, Any]) -> None:
         if self._spool and self._ledger:
