@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from nvembed.core.artifacts import read_manifest
 from nvembed.core.errors import UserError
 from nvembed.modeling import NVEmbedModel
+from nvembed.modeling.export_check import check_equal
 from nvembed.registry import export, model_digest
-from nvembed.registry.exporting import check_equal
 
 CARD = {
     "name": "nvembed-tiny",

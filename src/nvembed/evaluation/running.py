@@ -187,12 +187,12 @@ def load_card(model: recipe.Model, resources: recipe.Resources) -> NVEmbedModel:
 def load_untrained(model: recipe.Model, resources: recipe.Resources) -> NVEmbedModel:
     """The untrained backbone under our text rule and attention.
 
-    A latent block of random weights is no part of the backbone; the block that starts as the identity, averaged, is
-    mean pooling. So a latent section is measured with the mean, and without LoRA, which starts as nothing.
+    A block of random weights (latent, self-attention) is no part of the backbone; one that starts as the identity,
+    averaged, is mean pooling. So such a section is measured with the mean, and without LoRA, which starts as nothing.
     """
     from nvembed.modeling import NVEmbedModel
 
-    pooling = "mean" if model.pooling == "latent" else model.pooling
+    pooling = "mean" if model.pooling in ("latent", "self-attention") else model.pooling
     lora = model.lora.model_copy(update={"enabled": False})
     plain = model.model_copy(update={"pooling": pooling, "lora": lora})
     return NVEmbedModel.from_section(plain, None, **_place(model, resources))

@@ -1,4 +1,4 @@
-"""The parts of a model that a recipe's section asks for: backbone, tokenizer, specification, latent block."""
+"""The parts of a model that a recipe's section asks for: backbone, tokenizer, specification, the pooling's block."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 
 from nvembed.modeling.attention import set_attention
 from nvembed.modeling.backbone import load_backbone, load_tokenizer
-from nvembed.modeling.checks import hidden_size
+from nvembed.modeling.checks import check_published_text_rule, hidden_size
 from nvembed.modeling.latent import LatentAttention
+from nvembed.modeling.self_attention import SelfAttention
 from nvembed.modeling.source import Source, find_source, load_config
 from nvembed.modeling.spec import Spec
 
@@ -26,15 +27,19 @@ class Parts(NamedTuple):
     backbone: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     spec: Spec
-    latent: LatentAttention | None
+    latent: LatentAttention | None = None
+    self_attention: SelfAttention | None = None
 
 
 def parts_of_section(model: Model, dtype: torch.dtype) -> Parts:
     """Base weights and a fresh block; or, where the backbone is a saved model of ours or the published one, its parts.
 
-    A saved model keeps its text rule and, for `latent` pooling, its own trained block, whatever sizes the section
-    has; the rest follows the section.
+    A saved model keeps its text rule, unless the section names another, and for its own pooling its own trained block,
+    whatever sizes the section has; the rest follows the section.
+
+    Raises UserError for a backbone that cannot be had, and where the published text rule is asked for but does not fit.
     """
+    blocks: tuple[LatentAttention | None, SelfAttention | None] | None = None
     source = find_source(model.backbone, model.revision)
     wanted = Spec.from_section(model)
     if is_saved_model(source, trust_remote_code=model.trust_remote_code):
@@ -42,22 +47,29 @@ def parts_of_section(model: Model, dtype: torch.dtype) -> Parts:
 
         loaded, tokenizer = load_pretrained(source.location, revision=source.revision, dtype=dtype)
         backbone, saved = loaded.embedding_model, loaded.spec
-        published = saved.layout == "nv-embed"
-        spec = replace(
-            wanted,
-            layout=saved.layout,
-            template=saved.template if published else wanted.template,
-            append_eos=saved.append_eos if published else wanted.append_eos,
-        )
-        if spec.pooling == "latent" and loaded.latent_attention_model is not None:
-            set_attention(backbone, spec.attention)
-            return Parts(backbone, tokenizer, replace(spec, latent=saved.latent), loaded.latent_attention_model)
+        spec = _with_rule_of(saved, wanted, model)
+        if spec.pooling == saved.pooling:
+            spec = replace(spec, latent=saved.latent, self_attention=saved.self_attention)
+            blocks = (loaded.latent_attention_model, loaded.self_attention_model)
     else:
         backbone = load_backbone(source, dtype=dtype, trust_remote_code=model.trust_remote_code)
         tokenizer = load_tokenizer(source, trust_remote_code=model.trust_remote_code)
         spec = wanted
+    if model.text_rule == "nv-embed":
+        check_published_text_rule(model, backbone.config, tokenizer)
     set_attention(backbone, spec.attention)
-    return Parts(backbone, tokenizer, spec, _fresh_block(spec, model, hidden_size(backbone.config), dtype))
+    return Parts(
+        backbone, tokenizer, spec, *(blocks or _fresh_blocks(spec, model, hidden_size(backbone.config), dtype))
+    )
+
+
+def _with_rule_of(saved: Spec, wanted: Spec, model: Model) -> Spec:
+    """What a section asks for, with the text rule of the saved model that it builds on, unless it names another."""
+    if model.text_rule != "auto":
+        return wanted
+    if saved.layout != "nv-embed":
+        return replace(wanted, layout=saved.layout)
+    return replace(wanted, layout=saved.layout, template=saved.template, append_eos=saved.append_eos)
 
 
 def is_saved_model(source: Source, *, trust_remote_code: bool = False) -> bool:
@@ -67,10 +79,15 @@ def is_saved_model(source: Source, *, trust_remote_code: bool = False) -> bool:
     return load_config(source, trust_remote_code=trust_remote_code).model_type == "nvembed"
 
 
-def _fresh_block(spec: Spec, model: Model, dim: int, dtype: torch.dtype) -> LatentAttention | None:
-    """A block drawn from the section's seed; the caller's random state is left as it was."""
-    if spec.latent is None:
-        return None
+def _fresh_blocks(
+    spec: Spec, model: Model, dim: int, dtype: torch.dtype
+) -> tuple[LatentAttention | None, SelfAttention | None]:
+    """Blocks drawn from the section's seed; the caller's random state is left as it was."""
+    latent = layer = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.seed)
-        return spec.latent.build(dim, identity=model.latent.init == "identity").to(dtype)
+        if spec.latent is not None:
+            latent = spec.latent.build(dim, identity=model.latent.init == "identity").to(dtype)
+        if spec.self_attention is not None:
+            layer = spec.self_attention.build(dim, identity=model.self_attention.init == "identity").to(dtype)
+    return latent, layer

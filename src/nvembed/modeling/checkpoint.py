@@ -17,11 +17,13 @@ from torch import Tensor
 from nvembed.core.artifacts import output_folder, write_file
 from nvembed.core.errors import UserError
 from nvembed.modeling.backbone import prepare_tokenizer, quiet, refuse_pickled_folder
+from nvembed.modeling.export_check import check_equal, check_tensors
 from nvembed.modeling.hf_config import NVEmbedConfig
 from nvembed.modeling.hf_model import NVEmbedTextModel
 from nvembed.modeling.hf_spec import own_config, published_config
 from nvembed.modeling.hf_tokenizer import NVEmbedTokenizer, portable, prompt_tail
 from nvembed.modeling.lora import merged_state
+from nvembed.modeling.sentence_folder import write_sentence_transformers
 from nvembed.modeling.source import hub_answers
 from nvembed.modeling.trainable import make_readable
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SaveLayout = Literal["sentence-transformers", "nv-embed"]
-_ST_POOLING = {"latent": "mean", "mean": "mean", "last": "lasttoken", "cls": "cls"}
 
 
 def save_pretrained(
@@ -41,35 +42,86 @@ def save_pretrained(
     layout: SaveLayout = "sentence-transformers",
     *,
     instructions: Mapping[str, str] | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
+    adapter_only: bool = False,
     max_shard_size: str = "5GB",
+    check: bool = True,
 ) -> Path:
-    """Write the model, adapters merged, as one folder, whole or not at all.
+    """Write the model as one folder, whole or not at all.
 
     Args:
         layout: `sentence-transformers` for any model; `nv-embed` the published one.
         instructions: prompts to store by name for Sentence Transformers, as task sentences.
-        dtype: of the stored weights; None: as they are.
+        dtype: of the stored weights (float32, bfloat16, float16); None: as they are.
+        adapter_only: the backbone's adapter in peft's own format and the pooling's block, the base by name and digest
+            alone (see `adapter_folder`); otherwise the whole model, adapters merged.
+        max_shard_size: of one weights file.
+        check: load what was written and compare vectors before it takes its place (see `export_check`). It takes the
+            memory of one more model in float32, so it may be left out for models of billions of parameters.
 
-    Raises UserError if the layout cannot hold this model.
+    Raises:
+        UserError: the layout cannot hold this model.
+        RuntimeError: what was written gives other vectors; nothing is left.
+    """
+    with output_folder(Path(folder)) as out:
+        if adapter_only:
+            from nvembed.modeling.adapter_folder import write_adapter_folder
+
+            write_adapter_folder(model, out, layout, instructions=instructions, dtype=as_dtype(dtype), check=check)
+        else:
+            write_model(
+                model,
+                out,
+                layout,
+                instructions=instructions,
+                dtype=dtype,
+                max_shard_size=max_shard_size,
+                check=check,
+            )
+    return Path(folder)
+
+
+def write_model(
+    model: NVEmbedModel,
+    out: Path,
+    layout: SaveLayout = "sentence-transformers",
+    *,
+    instructions: Mapping[str, str] | None = None,
+    dtype: torch.dtype | str | None = None,
+    max_shard_size: str = "5GB",
+    check: bool = True,
+) -> dict[str, float]:
+    """Write the whole model into the empty folder `out`: arguments and errors as `save_pretrained`'s.
+
+    Returns each loader's largest difference from the model's own vectors; empty without `check`.
     """
     if layout not in ("sentence-transformers", "nv-embed"):
         raise UserError(f"layout {layout!r} is unknown; known: sentence-transformers, nv-embed")
-    folder = Path(folder)
-    state = model_state(model, dtype)
+    state = model_state(model, as_dtype(dtype))
     stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
     if layout == "nv-embed":
         config: dict[str, Any] = published_config(model.spec, model.backbone.config, stored)
-    with output_folder(folder) as out:
-        _write_weights(state, out, max_shard_size)
-        if layout == "nv-embed":
-            write_file(out / "config.json", _json(config))
-            _plain_tokenizer(model.rule.tokenizer).save_pretrained(out)
-        else:
-            own_config(model.spec, model.backbone.config, prompt_tail(model.rule), stored).save_pretrained(out)
-            portable(model.rule, model.max_length).save_pretrained(out)
-            _write_sentence_transformers(model, out, instructions or {})
-    return folder
+        write_file(out / "config.json", _json(config))
+        _plain_tokenizer(model.rule.tokenizer).save_pretrained(out)
+    else:
+        own_config(model.spec, model.backbone.config, prompt_tail(model.rule), stored).save_pretrained(out)
+        portable(model.rule, model.max_length).save_pretrained(out)
+        write_sentence_transformers(model, out, instructions or {})
+    _write_weights(state, out, max_shard_size)
+    if not check:
+        return {}
+    check_tensors(state, out)
+    del state
+    return check_equal(model, out, layout)
+
+
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A dtype for stored weights by itself or by name. Raises UserError for any but the three that are offered."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in known:
+        raise UserError(f"dtype {name!r}: weights are stored as {', '.join(known)}")
+    return None if dtype is None else known[name]
 
 
 def model_state(model: NVEmbedModel, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -82,6 +134,8 @@ def model_state(model: NVEmbedModel, dtype: torch.dtype | None = None) -> dict[s
     state = {f"embedding_model.{name}": tensor for name, tensor in merged_state(model.backbone).items()}
     if model.latent is not None:
         state |= {f"latent_attention_model.{name}": tensor for name, tensor in model.latent.state_dict().items()}
+    if model.self_attention is not None:
+        state |= {f"self_attention_model.{name}": tensor for name, tensor in model.self_attention.state_dict().items()}
     return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
 
 
@@ -98,15 +152,13 @@ def load_pretrained(
     """
     where = str(path)
     folder = Path(path)
-    place: dict[str, Any] = {"revision": revision or "main"}
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{where}: holds no config.json; give the folder of a saved model")
         refuse_pickled_folder(folder, where)
     elif folder.is_absolute() or where.startswith(".") or where.count("/") > 1:
         raise UserError(f"{where}: no such folder; check the path")
-    else:
-        place["local_files_only"] = not hub_answers()
+    place = _place(where, revision)
     config = _load_config(where, place)
     try:
         with quiet():
@@ -125,7 +177,14 @@ def load_pretrained(
         raise UserError(f"{where}: weights cannot be read ({_first_line(error)}); copy the model anew") from error
     model, info = loaded
     _check_loaded(info, where)
-    return model.eval(), _load_tokenizer(where, place)
+    return model.eval(), load_saved_tokenizer(where, revision)
+
+
+def _place(where: str, revision: str | None) -> dict[str, Any]:
+    """What transformers needs beside a folder or hub id."""
+    if Path(where).is_dir():
+        return {}
+    return {"revision": revision or "main", "local_files_only": not hub_answers()}
 
 
 def _load_config(where: str, place: Mapping[str, Any]) -> NVEmbedConfig:
@@ -141,9 +200,11 @@ def _load_config(where: str, place: Mapping[str, Any]) -> NVEmbedConfig:
     return NVEmbedConfig.from_dict(values)
 
 
-def _load_tokenizer(where: str, place: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+def load_saved_tokenizer(where: str, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a saved model, end tokens left to the text rule. Raises UserError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
+    place = _place(where, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **place)
     except (OSError, ValueError, KeyError) as error:
@@ -187,29 +248,6 @@ def _write_weights(state: dict[str, Tensor], out: Path, max_shard_size: str) -> 
     save_torch_state_dict(state, out, max_shard_size=max_shard_size, metadata={"format": "pt"})
     for file in out.glob("*.safetensors"):
         make_readable(file)
-
-
-def _write_sentence_transformers(model: NVEmbedModel, out: Path, instructions: Mapping[str, str]) -> None:
-    """Sentence Transformers' own module list: Transformer, Pooling, Normalize. Prompts are left out by the model."""
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    listed = [
-        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for place, (path, kind) in enumerate(modules)
-    ]
-    write_file(out / "modules.json", _json(listed))
-    write_file(out / "sentence_bert_config.json", _json({"max_seq_length": model.max_length, "unpad_inputs": False}))
-    pooling = {
-        "word_embedding_dimension": model.dim,
-        "pooling_mode_cls_token": _ST_POOLING[model.spec.pooling] == "cls",
-        "pooling_mode_mean_tokens": _ST_POOLING[model.spec.pooling] == "mean",
-        "pooling_mode_lasttoken": _ST_POOLING[model.spec.pooling] == "lasttoken",
-        "include_prompt": True,
-    }
-    write_file(out / "1_Pooling" / "config.json", _json(pooling))
-    write_file(out / "2_Normalize" / "config.json", _json({}))
-    prompts = {"document": "", **{name: model.rule.prefix(task) for name, task in instructions.items()}}
-    settings = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
-    write_file(out / "config_sentence_transformers.json", _json(settings))
 
 
 def _json(value: Any) -> str:

@@ -10,7 +10,7 @@ from nvembed.modeling.gguf_header import read_header
 from nvembed.modeling.source import Source, explained, find_source, load_config, source_digest
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
     from nvembed.recipe import Model, Teacher
 
@@ -22,7 +22,8 @@ def check_section(model: Model | Teacher) -> None:
     """Check a model or teacher section against the backbone's configuration; no weights are read.
 
     Raises UserError if the backbone cannot be had, `max_length` exceeds its positions, the template has another
-    shape than `...{task}...{text}`, or the latent block's sizes make no sense.
+    shape than `...{task}...{text}`, the pooling block's sizes make no sense, or the published text rule is asked for
+    where it does not fit.
     """
     from nvembed.text.rule import split_template
 
@@ -39,6 +40,10 @@ def check_section(model: Model | Teacher) -> None:
         )
     if model.pooling == "latent":  # a teacher has none
         _check_latent(model, dim)
+    if model.pooling == "self-attention":
+        _check_self_attention(model, dim)
+    if getattr(model, "text_rule", "auto") == "nv-embed":
+        _check_text_rule(model, source)  # type: ignore[arg-type]
 
 
 def _check_latent(model: Model, dim: int) -> None:
@@ -48,6 +53,46 @@ def _check_latent(model: Model, dim: int) -> None:
             f"model.latent: {model.latent.num_heads} heads of {model.latent.head_dim or dim} and "
             f"{model.latent.num_latents} latents are far beyond the backbone's width {dim}; make them smaller"
         )
+
+
+def _check_self_attention(model: Model, dim: int) -> None:
+    layer = model.self_attention
+    if layer.head_dim is None and dim % layer.num_heads:
+        raise UserError(
+            f"model.self_attention: {layer.num_heads} heads do not divide the backbone's width {dim}; "
+            "change num_heads, or set head_dim"
+        )
+    if layer.num_heads * (layer.head_dim or 1) > 64 * dim:
+        raise UserError(
+            f"model.self_attention: {layer.num_heads} heads of {layer.head_dim} are far beyond the backbone's width "
+            f"{dim}; make them smaller"
+        )
+
+
+def _check_text_rule(model: Model, source: Source) -> None:
+    """The tokenizer is read, no weights."""
+    from nvembed.modeling.backbone import load_tokenizer
+
+    trusted = model.trust_remote_code
+    config = load_config(source, trust_remote_code=trusted)
+    if config.model_type == "nvembed":
+        from nvembed.modeling.checkpoint import load_saved_tokenizer
+
+        tokenizer = load_saved_tokenizer(source.location, source.revision)
+    else:
+        tokenizer = load_tokenizer(source, trust_remote_code=trusted)
+    check_published_text_rule(model, config, tokenizer)
+
+
+def check_published_text_rule(model: Model, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raises UserError if `model.text_rule: nv-embed` does not fit backbone, tokenizer and template."""
+    from nvembed.modeling.hf_spec import backbone_misfit
+    from nvembed.text import check_published_rule
+
+    misfit = backbone_misfit(text_config(config))
+    if misfit:
+        raise UserError(f"model.text_rule is 'nv-embed', but the published layout {misfit}; use model.text_rule=offset")
+    check_published_rule(tokenizer, model.query_template)
 
 
 def shape_of(source: Source, *, trust_remote_code: bool = False) -> tuple[int | None, int]:

@@ -1,4 +1,4 @@
-"""The model as transformers and Sentence Transformers see it: tokens in, token states behind the latent block out.
+"""The model as transformers and Sentence Transformers see it: tokens in, token states behind the pooling's block out.
 
 Sentence Transformers refuses module classes outside its own package, so the block lives inside `last_hidden_state`
 and its plain mean pooling does the rest. A prompt is left out of the pool here too: where Sentence Transformers says
@@ -20,10 +20,11 @@ from nvembed.modeling.attention import set_attention
 from nvembed.modeling.backbone import drop_pooler
 from nvembed.modeling.hf_config import NVEmbedConfig
 from nvembed.modeling.hf_spec import spec_of
+from nvembed.modeling.pooling import AVERAGED
 
 
 class NVEmbedTextModel(PreTrainedModel):
-    """Backbone and latent block under the published parameter names."""
+    """Backbone and the pooling's block; backbone and latent block under the published parameter names."""
 
     config_class = NVEmbedConfig
     base_model_prefix = "model"
@@ -41,6 +42,8 @@ class NVEmbedTextModel(PreTrainedModel):
         set_attention(self.embedding_model, self.spec.attention)
         latent = self.spec.latent
         self.latent_attention_model = latent.build(config.hidden_size) if latent is not None else None
+        layer = self.spec.self_attention
+        self.self_attention_model = layer.build(config.hidden_size) if layer is not None else None
         self.post_init()
 
     @torch.no_grad()
@@ -65,7 +68,7 @@ class NVEmbedTextModel(PreTrainedModel):
         prompt_length: Any = None,
         return_dict: bool | None = None,
     ) -> BaseModelOutput:
-        """`last_hidden_state`: (batch, tokens, dim) states behind the latent block, where there is one.
+        """`last_hidden_state`: (batch, tokens, dim) states behind the pooling's block, where there is one.
 
         `prompt_length` is what Sentence Transformers counts; None pools everything. `token_type_ids` is taken and
         not used: texts come one by one.
@@ -76,7 +79,9 @@ class NVEmbedTextModel(PreTrainedModel):
         states = self.embedding_model(input_ids=input_ids, attention_mask=attention_mask, **cache).last_hidden_state
         if self.latent_attention_model is not None:
             states = self.latent_attention_model(states)
-        if prompt_length is not None and self.spec.pooling in ("latent", "mean"):
+        if self.self_attention_model is not None:
+            states = self.self_attention_model(states, attention_mask)
+        if prompt_length is not None and self.spec.pooling in AVERAGED:
             length = int(prompt_length.flatten()[0]) if isinstance(prompt_length, Tensor) else int(prompt_length)
             states = states * self._weights(input_ids, attention_mask, length).to(states.dtype).unsqueeze(-1)
         return BaseModelOutput(last_hidden_state=states)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nvembed.core.errors import UserError
 from nvembed.modeling.hf_config import PUBLISHED_BACKBONE, NVEmbedConfig
 from nvembed.modeling.spec import LatentSpec, Spec
+from nvembed.text import DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -50,15 +51,37 @@ def own_config(spec: Spec, backbone: PretrainedConfig, prompt_tail: list[int], d
     )
 
 
+def published_misfit(spec: Spec) -> str | None:
+    """Why the published layout cannot hold a model of this specification; None if it can."""
+    if spec.layout != "nv-embed" or spec.template != DEFAULT_TEMPLATE:
+        return "holds only models with the published text rule (recipe key model.text_rule=nv-embed)"
+    if spec.pooling != "latent" or spec.latent is None or spec.latent.ff_mult != 4:
+        return "holds only models with a latent block whose ff_mult is 4"
+    if spec.attention != "bidirectional":
+        return "holds only models that look both ways"
+    return None
+
+
+def backbone_misfit(backbone: PretrainedConfig) -> str | None:
+    """Why the published layout cannot hold a model on this backbone; None if it can.
+
+    Its `bidir_mistral` is a Mistral of transformers 4.42: heads of width hidden size / heads, plain rotary positions.
+    """
+    if backbone.model_type != "mistral":
+        return f"holds a Mistral backbone only, not {backbone.model_type}"
+    width = backbone.hidden_size // backbone.num_attention_heads
+    if (getattr(backbone, "head_dim", None) or width) != width:
+        return f"holds heads of width {width} (hidden size / heads) only, not {backbone.head_dim}"
+    kind = (backbone.rope_parameters or {}).get("rope_type", "default")
+    return None if kind == "default" else f"holds plain rotary positions only, not {kind!r}"
+
+
 def published_config(spec: Spec, backbone: PretrainedConfig, dtype: str) -> dict[str, Any]:
     """The published form, as plain values. Raises UserError for a model that it cannot express."""
-    if spec.layout != "nv-embed" or spec.latent is None or spec.pooling != "latent":
-        raise UserError(
-            "layout 'nv-embed': holds only models with the published text rule and a latent block, "
-            "such as one loaded from that layout; use layout='sentence-transformers'"
-        )
-    if backbone.model_type != "mistral" or spec.latent.ff_mult != 4:
-        raise UserError(f"layout 'nv-embed': holds a Mistral backbone only, not {backbone.model_type}")
+    misfit = published_misfit(spec) or backbone_misfit(backbone)
+    if misfit:
+        raise UserError(f"layout 'nv-embed': {misfit}; use layout='sentence-transformers'")
+    assert spec.latent is not None
     text = {key: value for key, value in _plain(backbone).items() if key not in ("rope_parameters", "is_causal")}
     text["rope_theta"] = (backbone.rope_parameters or {}).get("rope_theta", 10000.0)
     return {

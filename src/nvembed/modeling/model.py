@@ -23,6 +23,7 @@ from nvembed.modeling.latent import LatentAttention
 from nvembed.modeling.lora import add_lora
 from nvembed.modeling.plan import BATCH_TOKENS, EncodePrecision
 from nvembed.modeling.pooling import pool, pool_packed
+from nvembed.modeling.self_attention import SelfAttention
 from nvembed.modeling.source import find_source
 from nvembed.modeling.spec import Spec
 from nvembed.text import DEFAULT_TEMPLATE, TextRule, Tokenized
@@ -46,6 +47,7 @@ class NVEmbedModel(nn.Module):
     Attributes:
         backbone: the transformers model, adapters put in place.
         latent: the latent attention block, or None for other poolings.
+        self_attention: the layer of self-attention pooling, or None for other poolings.
         spec: pooling, attention, template and the like.
         rule: the text rule.
         dim: width of the vectors.
@@ -63,11 +65,13 @@ class NVEmbedModel(nn.Module):
         tokenizer: PreTrainedTokenizerFast,
         spec: Spec,
         latent: LatentAttention | None = None,
+        self_attention: SelfAttention | None = None,
     ) -> None:
         super().__init__()
         packing.use_packed_attention(backbone)
         self.backbone = backbone
         self.latent = latent
+        self.self_attention = self_attention
         self.spec = spec
         self.rule = TextRule(tokenizer, spec.template, spec.layout, spec.append_eos)
         self.dim = hidden_size(backbone.config)
@@ -88,15 +92,15 @@ class NVEmbedModel(nn.Module):
         """Build the model that a recipe's section asks for, with the trained tensors in `adapter` if given.
 
         `trainable` leaves it in train mode with gradients on what the section trains (adapters or the whole
-        backbone, and the latent block); otherwise it is in eval mode and nothing has gradients. New weights are
+        backbone, and the pooling's block); otherwise it is in eval mode and nothing has gradients. New weights are
         drawn from the section's seed; the caller's random state is left as it was.
 
         Raises UserError for a backbone that cannot be had and for an adapter of another section.
         """
-        backbone, tokenizer, spec, latent = parts_of_section(model, dtype)
+        parts = parts_of_section(model, dtype)
         if model.lora.enabled:
-            add_lora(backbone, model.lora, model.seed)
-        built = cls(backbone, tokenizer, spec, latent)
+            add_lora(parts.backbone, model.lora, model.seed)
+        built = cls(*parts)
         built.origin = {"backbone": model.backbone, "backbone_digest": backbone_digest(model)}
         built.trained_names = frozenset(name for name, parameter in built.named_parameters() if parameter.requires_grad)
         if adapter is not None:
@@ -128,7 +132,8 @@ class NVEmbedModel(nn.Module):
         if dtype is None and torch.device(device).type == "cpu":
             dtype = torch.float32
         loaded, tokenizer = load_pretrained(path, revision=revision, dtype=dtype)
-        built = cls(loaded.embedding_model, tokenizer, loaded.spec, loaded.latent_attention_model)
+        blocks = (loaded.latent_attention_model, loaded.self_attention_model)
+        built = cls(loaded.embedding_model, tokenizer, loaded.spec, *blocks)
         set_attention(built.backbone, built.spec.attention)
         built.requires_grad_(False).eval().to(device)
         if inference_only and built.latent is not None:
@@ -141,17 +146,26 @@ class NVEmbedModel(nn.Module):
         layout: Literal["sentence-transformers", "nv-embed"] = "sentence-transformers",
         *,
         instructions: Mapping[str, str] | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
+        adapter_only: bool = False,
+        check: bool = True,
     ) -> Path:
-        """Write the whole model, adapters merged, as one folder.
+        """Write the whole model, adapters merged, as one folder, whole or not at all.
 
         The folder loads by `SentenceTransformer`, `transformers.AutoModel` (both after `import nvembed`, without
-        remote code) and `from_pretrained`. `instructions` are prompts by name, as task sentences. Raises UserError
-        if `layout="nv-embed"`, the published one, cannot hold this model.
+        remote code) and `from_pretrained`. `instructions` are prompts by name, as task sentences; `dtype` is that of
+        the stored weights (float32, bfloat16, float16; None: as they are). `adapter_only` writes the backbone's
+        adapter as peft does and the pooling's block, and names the base; only `from_pretrained` and peft load that.
+
+        `check` loads what was written and compares vectors before it takes its place; it needs memory for the model
+        once more, in float32. Raises UserError if `layout="nv-embed"`, the published one, cannot hold this model, and
+        RuntimeError, leaving nothing, if the check finds other vectors.
         """
         from nvembed.modeling.checkpoint import save_pretrained
 
-        return save_pretrained(self, folder, layout, instructions=instructions, dtype=dtype)
+        return save_pretrained(
+            self, folder, layout, instructions=instructions, dtype=dtype, adapter_only=adapter_only, check=check
+        )
 
     @classmethod
     def from_card(
@@ -263,6 +277,9 @@ class NVEmbedModel(nn.Module):
             chosen = pool_mask & attention_mask.bool()
         if self.latent is not None:
             states = self._through_block(states, chosen)
+        if self.self_attention is not None:
+            through = self.self_attention.forward_packed if packed else self.self_attention
+            states = through(states, attention_mask)
         to_vectors = pool_packed if packed else pool
         with torch.autocast(device.type, enabled=False):
             return functional.normalize(to_vectors(states, attention_mask, pool_mask, self.spec.pooling), dim=-1)

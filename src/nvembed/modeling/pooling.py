@@ -7,18 +7,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Pooling = Literal["latent", "mean", "last", "cls"]
+Pooling = Literal["latent", "mean", "last", "self-attention", "cls"]
+AVERAGED = ("latent", "mean", "self-attention")
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pool_mask: Tensor, pooling: Pooling) -> Tensor:
     """(batch, tokens, dim) → (batch, dim) float32, not normalised.
 
-    `latent` and `mean` average the pooled tokens, `last` takes the last pooled one, `cls` the first attended one.
-    A row without pooled tokens gives zeros.
+    `latent`, `self-attention` and `mean` average the pooled tokens, `last` takes the last pooled one, `cls` the first
+    attended one. A row without pooled tokens gives zeros.
     """
     chosen = (pool_mask.bool() & attention_mask.bool()).to(hidden.device)
     hidden = hidden.float()
-    if pooling in ("latent", "mean"):
+    if pooling in AVERAGED:
         weights = chosen.unsqueeze(-1).float()
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
     places = torch.arange(hidden.shape[1], device=hidden.device)
@@ -34,7 +35,7 @@ def pool_packed(hidden: Tensor, lengths: Tensor, pool_mask: Tensor, pooling: Poo
 
     `lengths` (texts,) int64 and `pool_mask` (tokens,) lie on the device of `hidden`.
     """
-    if pooling in ("latent", "mean"):
+    if pooling in AVERAGED:
         weights = pool_mask.float().unsqueeze(-1)
         sums = torch.segment_reduce(hidden.float() * weights, "sum", lengths=lengths, axis=0)
         counts = torch.segment_reduce(weights, "sum", lengths=lengths, axis=0)

@@ -1,4 +1,4 @@
-"""What makes an embedding model beside its weights: pooling, latent block, text rule. Plain data, in config.json."""
+"""What makes an embedding model beside its weights: pooling, its block, text rule. Plain data, in config.json."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nvembed.modeling.attention import Attention
     from nvembed.modeling.latent import LatentAttention
     from nvembed.modeling.pooling import Pooling
+    from nvembed.modeling.self_attention import SelfAttention
     from nvembed.recipe import Model
 
 
@@ -34,12 +35,28 @@ class LatentSpec:
 
 
 @dataclass(frozen=True)
+class SelfAttentionSpec:
+    """Shape of the self-attention layer; `head_dim` None: the backbone's hidden size over the heads."""
+
+    num_heads: int = 8
+    head_dim: int | None = None
+    ff_mult: int = 4
+
+    def build(self, dim: int, *, identity: bool = False) -> SelfAttention:
+        """The layer for token states of width `dim`, freshly initialised."""
+        from nvembed.modeling.self_attention import SelfAttention
+
+        return SelfAttention(dim, identity=identity, **asdict(self))
+
+
+@dataclass(frozen=True)
 class Spec:
     """All of a model's behaviour that is not in its weights."""
 
     pooling: Pooling = "latent"
     attention: Attention = "bidirectional"
     latent: LatentSpec | None = None
+    self_attention: SelfAttentionSpec | None = None
     template: str = DEFAULT_TEMPLATE
     layout: Literal["offset", "nv-embed"] = "offset"
     append_eos: bool = True
@@ -49,15 +66,20 @@ class Spec:
     @classmethod
     def from_section(cls, model: Model) -> Spec:
         """The specification that a recipe's model section asks for."""
-        latent = None
+        latent = self_attention = None
         if model.pooling == "latent":
             block = model.latent
             latent = LatentSpec(block.num_latents, block.num_heads, block.head_dim, None, block.ff_mult)
+        if model.pooling == "self-attention":
+            layer = model.self_attention
+            self_attention = SelfAttentionSpec(layer.num_heads, layer.head_dim, layer.ff_mult)
         return cls(
             pooling=model.pooling,
             attention=model.attention,
             latent=latent,
+            self_attention=self_attention,
             template=model.query_template,
+            layout="nv-embed" if model.text_rule == "nv-embed" else "offset",
             append_eos=model.append_eos,
             max_length=model.max_length,
             precision=model.precision,
@@ -74,5 +96,9 @@ class Spec:
         unknown = sorted(set(values) - known)
         if unknown:
             raise UserError(f"{where}: unknown keys {', '.join(unknown)}; the model was written by a later version")
-        latent = values.get("latent")
-        return cls(**{**values, "latent": LatentSpec(**latent) if latent else None})
+        latent, layer = values.get("latent"), values.get("self_attention")
+        blocks = {
+            "latent": LatentSpec(**latent) if latent else None,
+            "self_attention": SelfAttentionSpec(**layer) if layer else None,
+        }
+        return cls(**{**values, **blocks})

@@ -37,17 +37,32 @@ class LatentBlock(Section):
     init: Literal["published", "identity"] = "published"
 
 
+class SelfAttentionBlock(Section):
+    """The self-attention layer of `pooling: self-attention`. `init: identity` starts it as the identity map."""
+
+    num_heads: Positive = 8
+    head_dim: Positive | None = Field(None, description="width of a head; None: the hidden size over the heads")
+    ff_mult: Positive = 4
+    init: Literal["random", "identity"] = "random"
+
+
 class Model(Section):
     """The embedding model: a backbone, how it attends and pools, what of it is trained."""
 
     backbone: str = Field(description="hub id, local folder, `package:<module>` or `random:<shape>`")
     revision: str | None = Field(None, description="hub revision; pin it")
     attention: Literal["bidirectional", "causal"] = "bidirectional"
-    pooling: Literal["latent", "mean", "last"] = "latent"
+    pooling: Literal["latent", "mean", "last", "self-attention"] = "latent"
     latent: LatentBlock = LatentBlock()
+    self_attention: SelfAttentionBlock = SelfAttentionBlock()
     lora: LoRA = LoRA()
     max_length: Positive = 512
     query_template: str = "Instruct: {task}\nQuery: {text}"
+    text_rule: Literal["auto", "offset", "nv-embed"] = Field(
+        "auto",
+        description="which tokens are pooled: by character offset, or as published, which the published layout needs; "
+        "auto: a saved model's own, otherwise by offset",
+    )
     append_eos: bool = Field(True, description="append the tokenizer's end token where it adds none itself")
     card_pooling: Literal["mean", "cls", "last"] = Field("mean", description="the untrained backbone's own pooling")
     card_query_prefix: str = Field("", description="what the untrained backbone's card puts before a query")

@@ -74,7 +74,12 @@ def _front_matter(model: Model, card: Mapping[str, Any]) -> str:
 
 
 def _what(model: Model, dim: int) -> str:
-    pooling = {"latent": "a latent attention block and mean pooling", "mean": "mean pooling", "last": "its last token"}
+    pooling = {
+        "latent": "a latent attention block and mean pooling",
+        "self-attention": "a self-attention layer and mean pooling",
+        "mean": "mean pooling",
+        "last": "its last token",
+    }
     lora = f"LoRA (rank {model.lora.rank})" if model.lora.enabled else "full training"
     return (
         f"A text embedding model: `{model.backbone}` with {model.attention} attention, {pooling[model.pooling]}, "

@@ -93,7 +93,7 @@ def _train(job: Job, state: Path) -> int:
         engines.load_weights(encoder.model, tensors)
     sampler = BatchSampler(read_examples(job.dataset), stage.batch_size, stage.seed, stage.task_types)
     named = {name: p for name, p in encoder.model.named_parameters() if p.requires_grad}
-    groups = parameter_groups(named, stage, is_latent=lambda name: name.startswith("latent."))
+    groups = parameter_groups(named, stage, is_latent=lambda name: name.startswith(("latent.", "self_attention.")))
     engine = engines.start_engine(encoder, groups, stage)
     engine.train()
     done, seconds = 0, 0.0
