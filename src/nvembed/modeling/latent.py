@@ -64,12 +64,9 @@ class CrossAttention(nn.Module):
         mixed = functional.scaled_dot_product_attention(query, keys, values)
         return self.to_out(mixed.transpose(0, 1).flatten(1))
 
-    def fold(self, latents: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Folded keys and values, each (heads × latents, dim), for `attend_folded`; the softmax's scale is in the keys.
-
-        `dtype` multiplies `K·W_q` and `V·W_outᵀ` in another precision; None: in that of the projections' output.
-        """
-        keys, values = (part.to(dtype or part.dtype) for part in self._keys_and_values(latents))
+    def fold(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Folded keys and values, each (heads × latents, dim), for `attend_folded`; keys hold the softmax's scale."""
+        keys, values = self._keys_and_values(latents)
         return self.to_q(keys * keys.shape[-1] ** -0.5, folding=True), self.to_out(values, folding=True)
 
     def folding_pays(self, num_latents: int, tokens: int | None, calls: int = 1) -> bool:
@@ -269,17 +266,15 @@ class LatentAttention(nn.Module):
     def _folded(self) -> FoldedAttention:
         """The kept fold, made anew when a parameter was replaced, moved or written to, or after training.
 
-        It is multiplied out in float32 at least, whatever autocast says, and kept in the weights' own precision.
+        It is multiplied out in the weights' own precision, whatever autocast says.
         """
         parameters = self._attention_parameters()
         key = tuple((p.data_ptr(), None if p.is_inference() else p._version, p.dtype, p.device) for p in parameters)
         if self._fold is None or self._fold[0] != key:
-            stored = self.latents.dtype
             # Not as inference tensors, which a later call with gradients could not use.
             with torch.inference_mode(False), torch.no_grad(), _without_autocast(self.latents.device.type):
                 context = cast(Any, self.cross_attend_blocks[0]).norm_context(self.latents)
-                keys, values = self._attention.fold(context, torch.promote_types(stored, torch.float32))
-                self._fold = (key, FoldedAttention(keys.to(stored), values.to(stored), self._attention.heads))
+                self._fold = (key, FoldedAttention(*self._attention.fold(context), self._attention.heads))
         return self._fold[1]
 
 
