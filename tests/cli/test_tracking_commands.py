@@ -105,6 +105,7 @@ def test_ui_serves_the_local_store_on_the_loopback_address_and_ends_with_the_com
         assert process.stdout is not None
         address = process.stdout.readline().split()[2]
         assert address.startswith("http://127.0.0.1:")
+        assert process.stdout.readline().split()[1] == f"{address}/#/experiments/1/runs?workflowType=machine_learning"
         until = time.monotonic() + 90
         while True:
             try:

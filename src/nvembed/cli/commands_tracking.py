@@ -18,6 +18,7 @@ from nvembed.cli.processes import end_tree, terminate_as_interrupt
 from nvembed.core.errors import UserError
 
 _SQLITE = "sqlite:///"
+_RUNS_VIEW = "workflowType=machine_learning"  # without it MLflow opens on its views for chat applications
 
 
 @click.command()
@@ -31,9 +32,11 @@ def ui(output_dir: Path, port: int) -> None:
     if not uri.startswith(_SQLITE):
         click.echo(f"MLflow runs at {tracking.shown(uri)}")
         return
-    free = _free_port(port)
+    experiment, free = _experiment(uri), _free_port(port)
     artifacts = Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts"
-    click.echo(f"MLflow at http://127.0.0.1:{free} (Ctrl-C ends it)")
+    address = f"http://127.0.0.1:{free}"
+    click.echo(f"MLflow at {address} (Ctrl-C ends it)")
+    click.echo(f"runs      {address}/#/experiments/{experiment}/runs?{_RUNS_VIEW}")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     command += ["--port", str(free), "--workers", "1", "--default-artifact-root", artifacts.as_uri()]
     # without the job runner's dozen processes, which only hosted evaluations need
@@ -130,6 +133,13 @@ def _store(output_dir: Path) -> str:
         raise UserError(f"--output-dir {output_dir}: no MLflow store there; run `nvembed run` first or name its folder")
     tracking.check_server(uri, timeout=5)
     return uri
+
+
+def _experiment(uri: str) -> str:
+    from nvembed.tracking.client import client, experiment_id
+
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    return experiment_id(client())
 
 
 def _use_store(output_dir: Path) -> None:

@@ -21,8 +21,6 @@ PARENT_TAG = "mlflow.parentRunId"
 TASK_TAG = "nvembed.task"
 OWNER_TAG = "nvembed.owner"
 LIVING = "RUNNING"
-# MLflow's page opens on training runs, not on its views for chat applications
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 # A dead server may cost a call a few seconds, never the minutes of MLflow's own defaults. A user's own values win.
 _PATIENCE = {
@@ -67,7 +65,7 @@ def experiment_id(mlflow: MlflowClient) -> str:
     found = mlflow.get_experiment_by_name(name)
     if found is None:
         try:
-            return mlflow.create_experiment(name, artifact_location(tracking_uri() or ""), tags=_KIND)
+            return mlflow.create_experiment(name, artifact_location(tracking_uri() or ""))
         except MlflowException:  # another process made it in between
             found = mlflow.get_experiment_by_name(name)
             if found is None:
