@@ -45,14 +45,14 @@ def by_transformers(folder: Path, texts: list[str], pooling: str) -> np.ndarray:
     return torch.nn.functional.normalize(pooled, dim=-1).numpy()
 
 
-@pytest.mark.parametrize("pooling", ["latent", "mean", "last"])
+@pytest.mark.parametrize("pooling", ["latent", "mean", "last", "self-attention"])
 @pytest.mark.parametrize(("backbone", "lora"), [("random:mistral-tiny", True), (MINILM, False)])
 def test_all_loaders_give_the_models_own_vectors(
     section: Section, stirred: Stir, tmp_path: Path, backbone: str, lora: bool, pooling: str
 ) -> None:
     asked = section(backbone=backbone, pooling=pooling, lora={"enabled": lora}, max_length=120)
     model = NVEmbedModel.from_section(asked, trainable=True)
-    if lora or pooling == "latent":
+    if lora or pooling in ("latent", "self-attention"):
         stirred(model)
     folder = model.eval().save_pretrained(tmp_path / "out", instructions={"query": INSTRUCTION})
     plain, instructed = model.encode(TEXTS), model.encode(TEXTS, INSTRUCTION)
