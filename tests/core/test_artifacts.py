@@ -14,6 +14,7 @@ import pytest
 from nvembed.core.artifacts import output_folder, read_manifest, write_file, write_manifest
 from nvembed.core.digests import digest_folder, digest_json
 from nvembed.core.errors import UserError
+from nvembed.core.state import hold
 
 
 def make(path: Path, text: str = "one") -> Path:
@@ -127,6 +128,12 @@ def test_a_folders_digest_does_not_depend_on_times_or_place(tmp_path: Path) -> N
     one, other = make(tmp_path / "one"), make(tmp_path / "other")
     os.utime(other / "a" / "text.txt", (0, 0))
     assert digest_folder(one) == digest_folder(other)
+
+
+def test_a_lock_is_no_part_of_a_folders_content(tmp_path: Path) -> None:
+    folder = make(tmp_path / "out")
+    with hold(folder):
+        read_manifest(folder, verify=True)
 
 
 def test_equal_json_has_one_digest_whatever_the_order_of_keys() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,40 @@ def test_a_note_is_kept(events) -> None:
 def test_progress_without_a_watcher_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NVEMBED_PROGRESS", raising=False)
     Progress("x", 2).update(2)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_long_work_draws_one_line_on_a_terminal_and_wipes_it_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NVEMBED_PROGRESS", raising=False)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    known, unknown = Progress("encoding", 9), Progress("reading")
+    clock[0] = 101.0
+    known.update(2)
+    assert terminal.getvalue() == ""
+    for clock[0], done in ((104.0, 8), (104.1, 9)):
+        known.update(done)
+        unknown.update(done)
+    unknown.close()
+    wiped = "\r\033[K"
+    assert terminal.getvalue() == f"{wiped}encoding 8/9  2/s{wiped}reading 8/?  2/s{wiped}{wiped}"
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_nothing_is_drawn_where_there_is_no_terminal_or_another_draws(monkeypatch, tmp_path, watched) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := Terminal() if watched else io.StringIO())
+    monkeypatch.setenv("NVEMBED_PROGRESS", str(tmp_path / "progress.jsonl") if watched else "")
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress = Progress("encoding", 9)
+    clock[0] = 110.0
+    progress.update(5)
+    assert stream.getvalue() == ""
 
 
 def test_progress_never_ends_the_work_it_describes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

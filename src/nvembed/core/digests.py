@@ -30,8 +30,11 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def digest_folder(folder: Path, *, exclude: tuple[str, ...] = ("manifest.json",)) -> str:
-    """SHA-256 over the relative names and digests of a folder's files; `exclude` holds relative POSIX names."""
+def digest_folder(folder: Path, *, exclude: tuple[str, ...] = ("manifest.json", ".lock")) -> str:
+    """SHA-256 over the relative names and digests of a folder's files; `exclude` holds relative POSIX names.
+
+    The manifest holds this digest, and a lock (`core.state.hold`) is nobody's content.
+    """
     entries = {
         path.relative_to(folder).as_posix(): digest_file(path)
         for path in sorted(Path(folder).rglob("*"))

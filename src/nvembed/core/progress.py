@@ -1,7 +1,8 @@
 """What a task tells the person who watches it.
 
 A task's output is piped, so it has no terminal to draw on. It appends JSON lines to the file named by
-`NVEMBED_PROGRESS` and `nvembed run` draws them. Without that file, progress goes to the log every ten seconds.
+`NVEMBED_PROGRESS` and `nvembed run` draws them. Without that file, work of more than two seconds draws one line on a
+terminal's standard error, or, where there is none, goes to the log every ten seconds.
 
 Lines: `{"time", "task", "event": "start"|"progress"|"note"|"done"|"error", "label", "done", "total", "text", "user"}`.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
@@ -45,12 +47,14 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """A labelled count from 0 to `total`; `update` may be called as often as one likes."""
+    """A labelled count from 0 to `total` (None: not known); `update` may be called as often as one likes."""
 
     def __init__(self, label: str, total: int | None = None) -> None:
         self.label, self.total, self.done, self.text = label, total, 0, ""
         self._last_emit = 0.0
-        self._last_log = time.monotonic()
+        self._started = self._last_log = time.monotonic()
+        self._has_drawn = False
+        self._may_draw = not os.environ.get(ENVIRONMENT) and sys.stderr is not None and sys.stderr.isatty()
 
     def update(self, done: int, text: str = "") -> None:
         """Set the count; written at most four times a second, and always at the end."""
@@ -59,9 +63,30 @@ class Progress:
         if now - self._last_emit >= 0.25 or done == self.total:
             self._last_emit = now
             emit("progress", label=self.label, done=done, total=self.total, text=text)
-        if now - self._last_log >= 10:
+            if self._may_draw:
+                self._draw(now - self._started)
+        if now - self._last_log >= 10 and not self._may_draw:
             self._last_log = now
             logger.info("%s: %s/%s %s", self.label, done, self.total or "?", text)
+
+    def close(self) -> None:
+        """The end of work whose total was not known; draws nothing more."""
+        if self.done != self.total:
+            self.total = self.done
+            self.update(self.done, self.text)
+
+    def _draw(self, seconds: float) -> None:
+        """One line, drawn over and over and wiped at the end."""
+        if self.done == self.total:
+            line = ""
+        elif seconds >= 2:
+            line = f"{self.label} {self.done}/{self.total or '?'}  {self.done / seconds:.0f}/s  {self.text}".rstrip()
+        else:
+            return
+        if line or self._has_drawn:
+            sys.stderr.write(f"\r\033[K{line}")
+            sys.stderr.flush()
+        self._has_drawn = bool(line)
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

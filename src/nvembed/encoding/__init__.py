@@ -1,5 +1,7 @@
-"""Many texts to vectors: batches by token budget, equal texts once, an embedding cache."""
+"""Many texts to vectors: batches by token budget, equal texts once, several devices, shards, an embedding cache."""
 
 from nvembed.encoding.encode import encode, encode_cached
+from nvembed.encoding.shards import Vectors, read_vectors
+from nvembed.encoding.stream import Streamed, encode_stream
 
-__all__ = ["encode", "encode_cached"]
+__all__ = ["Streamed", "Vectors", "encode", "encode_cached", "encode_stream", "read_vectors"]

@@ -66,7 +66,7 @@ class Encoder:
 
     def __init__(self, model: NVEmbedModel, plan: Plan) -> None:
         self.model, self.plan, self.budget = model, plan, plan.batch_tokens
-        self._has_warned = False
+        self._packed = self._has_warned = False
 
     def encode(self, texts: Sequence[str], report: Report = lambda _: None) -> np.ndarray:
         """Stored vectors of `texts`, in their order. Raises UserError if a single text does not fit into memory."""
@@ -75,6 +75,7 @@ class Encoder:
         vectors = plan.empty(len(texts))
         left = np.arange(len(texts))
         with evaluating(self.model), torch.inference_mode(), autocast(plan.compute, self.model.device):
+            self._packed = self.model.packs()
             while len(left):
                 left = self._until_memory_runs_out(tokens, left, vectors, report)
         return vectors
@@ -84,11 +85,12 @@ class Encoder:
     ) -> np.ndarray:
         """Fill the rows `left` of `vectors`; return those still to do after a batch that did not fit."""
         is_done = np.zeros(len(left), np.bool_)
-        for batch in token_batches(tokens.lengths[left].tolist(), self.budget):
+        even = self.model.device.type == "cpu"
+        for batch in token_batches(tokens.lengths[left].tolist(), self.budget, packed=self._packed, even=even):
             rows = left[batch]
             found = self._try([tokens[row] for row in rows])
             if found is None:
-                self._shrink(len(rows), int(tokens.lengths[rows].max()))
+                self._shrink(tokens.lengths[rows])
                 break
             vectors[rows] = self.plan.store(found)
             is_done[batch] = True
@@ -98,15 +100,15 @@ class Encoder:
     def _try(self, batch: list[Tokenized]) -> np.ndarray | None:
         """float32 (texts, dim), or None if memory ran out: by then the failed batch's tensors are gone."""
         try:
-            return self.model(*self.model.collate(batch)).cpu().numpy()
+            return self.model(*self.model.collate(batch, packed=self._packed)).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         return None
 
-    def _shrink(self, texts: int, longest: int) -> None:
+    def _shrink(self, lengths: np.ndarray) -> None:
         """Half of what did not fit, which may be less than the budget. Raises UserError for a lone text."""
-        device = self.model.device
+        device, texts, longest = self.model.device, len(lengths), int(lengths.max())
         if device.type == "cuda":
             torch.cuda.empty_cache()
         if texts == 1:
@@ -114,10 +116,10 @@ class Encoder:
                 f"max_length {self.plan.max_length}: a single text of {longest} tokens does not fit into the memory "
                 f"of {device}; lower max_length, or take a device with more memory"
             )
-        self.budget = max(1, min(self.budget, texts * longest) // 2)
-        level = logging.INFO if self._has_warned else logging.WARNING
+        held = int(lengths.sum()) if self._packed else texts * longest
+        self.budget = max(1, min(self.budget, held) // 2)
         logger.log(
-            level,
+            logging.INFO if self._has_warned else logging.WARNING,
             "out of memory on %s with %d texts of up to %d tokens: going on with batch_tokens=%d",
             *(device, texts, longest, self.budget),
         )

@@ -315,7 +315,7 @@ class NVEmbedModel(nn.Module):
             precision: what is computed in: None is float32 on a CPU and the weights' own dtype on a GPU, `auto` bf16
                 where the device is faster at it. `int8` and `binary` are computed as None and stored smaller: int8
                 (n, dim), uint8 (n, ⌈dim / 8⌉); see `modeling.vectors`.
-            batch_tokens: rows × longest row of a batch; halved where memory runs out.
+            batch_tokens: tokens of a batch, padding included; halved where memory runs out.
             devices: one process each (`["cuda:0", "cuda:1"]`); None: this process, where the model lies.
             label: what the progress line says.
 

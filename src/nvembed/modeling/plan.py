@@ -29,7 +29,7 @@ class PlanOptions(TypedDict, total=False):
         dimensions: columns kept, renormalised (`vectors.truncate`); None: all.
         precision: `float32` or `bfloat16` computes in it, `auto` in the one the device is faster at; `int8` and
             `binary` are forms of the stored vectors (`vectors.to_int8`, `vectors.to_binary`), computed as None is.
-        batch_tokens: rows × longest row of a batch; halved where memory runs out.
+        batch_tokens: tokens of a batch, padding included; halved where memory runs out.
     """
 
     instruction: str

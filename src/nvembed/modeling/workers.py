@@ -55,6 +55,7 @@ class _Worker:
     process: BaseProcess
     pipe: connection.Connection
     rows: np.ndarray | None = None
+    encoded: int = 0
 
 
 class Workers:
@@ -109,9 +110,15 @@ class Workers:
             assert worker.rows is not None
             vectors[worker.rows] = found
             done += len(worker.rows)
+            worker.encoded += len(worker.rows)
             busy += self._hand_out(worker, pieces, texts) - 1
             report(done)
         return vectors
+
+    @property
+    def shares(self) -> list[int]:
+        """Texts that each device has encoded so far."""
+        return [worker.encoded for worker in self._workers]
 
     def _save(self, stack: contextlib.ExitStack) -> Path:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nvembed-weights-"))) / "model"
@@ -195,7 +202,8 @@ def work(pipe: connection.Connection, job: Job) -> None:
         torch.set_num_threads(job.threads)
         from nvembed.modeling.model import NVEmbedModel
 
-        model = NVEmbedModel.from_pretrained(job.folder, device=device, dtype=getattr(torch, job.dtype))
+        dtype = getattr(torch, job.dtype)
+        model = NVEmbedModel.from_pretrained(job.folder, device=device, dtype=dtype, inference_only=True)
         encoder = Encoder(model, job.plan)
         pipe.send(("ready", None))
         while True:

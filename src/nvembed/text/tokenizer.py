@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def check_texts(texts: Iterable[str]) -> list[str]:
-    """The texts as a list. Raises UserError for a lone string, and for what is not a string, naming its place."""
+def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
+    """The texts as a list. Raises UserError for a lone string, and for what is not a string, naming its place.
+
+    `first` is the place of the first one, where these are a part of more.
+    """
     if isinstance(texts, str | bytes):
         raise UserError(f"texts: got one {type(texts).__name__}; give a list of strings, [text] for a single one")
     checked = list(texts)
-    for place, text in enumerate(checked):
+    for place, text in enumerate(checked, first):
         if not isinstance(text, str):
             raise UserError(f"texts[{place}]: is {type(text).__name__}, not a string; drop or convert it")
         if not text.isascii():

@@ -1,0 +1,302 @@
+"""Streaming: a folder of parts, bounded in memory, that a kill costs one part and a changed text its own part only."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from modeling_helpers import INSTRUCTION, furthest
+
+from nvembed import NVEmbedModel
+from nvembed.core.artifacts import read_manifest
+from nvembed.core.errors import UserError
+from nvembed.core.state import hold
+from nvembed.encoding import encode_stream, read_vectors
+from nvembed.modeling.vectors import to_int8, truncate
+from nvembed.recipe import load_recipe
+
+MANY = [f"text {number} " * (number % 7 + 1) for number in range(50)]
+FORMATS = pytest.mark.parametrize("form", ["parquet", "npy"])
+
+
+@pytest.fixture(scope="module")
+def model() -> NVEmbedModel:
+    return NVEmbedModel.from_section(load_recipe("tiny").model)
+
+
+@pytest.fixture
+def encoded(model: NVEmbedModel) -> Iterator[Callable[[], int]]:
+    """How many texts went through the backbone since the last call."""
+    rows: list[int] = []
+    handle = model.backbone.register_forward_pre_hook(
+        lambda _, __, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+
+    def count() -> int:
+        seen = sum(rows)
+        rows.clear()
+        return seen
+
+    yield count
+    handle.remove()
+
+
+@pytest.fixture
+def tokenized(model: NVEmbedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each call of the text rule was given."""
+    calls: list[int] = []
+    tokenize = model.rule.tokenize
+    monkeypatch.setattr(model.rule, "tokenize", lambda texts, *rest: calls.append(len(texts)) or tokenize(texts, *rest))
+    return calls
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in sorted(folder.glob("part-*")) if path.suffix != ".json"}
+
+
+@FORMATS
+def test_a_generator_becomes_parts_that_hold_what_encode_gives(model, tmp_path, form) -> None:
+    done = encode_stream(model, (text for text in MANY), tmp_path / "out", shard_size=20, format=form)
+    assert (done.rows, done.shards, done.made) == (50, 3, 3)
+    assert list(inodes(done.folder)) == [f"part-0000{number}.{form}" for number in range(3)]
+    found = read_vectors(done.folder)
+    assert (found.shape, found.dtype) == ((50, 32), np.float32)
+    assert furthest(np.asarray(found), model.encode(MANY)) < 1e-6
+
+
+def test_options_reach_the_vectors_and_stand_in_the_manifest(model, tmp_path) -> None:
+    options = {"instruction": INSTRUCTION, "max_length": 90, "dimensions": 12, "precision": "int8"}
+    encode_stream(model, MANY, tmp_path / "out", shard_size=30, format="npy", **options)
+    plain = model.encode(MANY, INSTRUCTION, 90)
+    found = read_vectors(tmp_path / "out")
+    assert np.abs(np.asarray(found).astype(int) - to_int8(truncate(plain, 12)).astype(int)).max() <= 1
+    manifest = read_manifest(tmp_path / "out", kind="vectors", verify=True)
+    made_with = {"prefix": model.rule.prefix(INSTRUCTION), "max_length": 90, "dimensions": 12, "stored_as": "int8"}
+    assert made_with.items() <= manifest.section.items()
+    assert manifest.section == found.settings
+    assert manifest.inputs["model"] == model.fingerprint()
+    assert manifest.counts == {"rows": 50, "shards": 2}
+
+
+def test_parquet_keeps_ids_and_texts_where_asked(model, tmp_path) -> None:
+    pairs = [(f"id{number}", text) for number, text in enumerate(MANY)]
+    encode_stream(model, pairs, tmp_path / "both", shard_size=30)
+    tables = [pq.read_table(file) for file in sorted((tmp_path / "both").glob("*.parquet"))]
+    assert tables[0].column_names == ["id", "text", "vector"]
+    assert [cell for table in tables for cell in table.column("text").to_pylist()] == MANY
+    assert tables[1].column("id").to_pylist()[0] == "id30"
+    encode_stream(model, MANY, tmp_path / "bare", keep_texts=False)
+    assert pq.read_schema(tmp_path / "bare" / "part-00000.parquet").names == ["vector"]
+
+
+def test_equal_texts_of_a_shard_are_encoded_once(model, tmp_path, encoded) -> None:
+    encode_stream(model, ["one", "two"] * 30, tmp_path / "out", shard_size=60)
+    assert encoded() == 2
+    found = np.asarray(read_vectors(tmp_path / "out"))
+    assert furthest(found[:2], model.encode(["one", "two"])) < 1e-6
+    assert np.array_equal(found, np.tile(found[:2], (30, 1)))
+
+
+def test_a_finished_folder_is_left_as_it_is_and_nothing_is_tokenized(model, tmp_path, tokenized) -> None:
+    encode_stream(model, MANY, tmp_path / "out", shard_size=20)
+    before, created = inodes(tmp_path / "out"), read_manifest(tmp_path / "out").created
+    tokenized.clear()
+    again = encode_stream(model, iter(MANY), tmp_path / "out", shard_size=20)
+    assert (again.rows, again.shards, again.made) == (50, 3, 0)
+    assert inodes(tmp_path / "out") == before
+    assert read_manifest(tmp_path / "out", verify=True).created == created
+    assert sum(tokenized) == 0
+
+
+@FORMATS
+def test_only_parts_whose_texts_changed_are_made_again(model, tmp_path, encoded, form) -> None:
+    out = tmp_path / "out"
+    encode_stream(model, MANY, out, shard_size=10, format=form)
+    before = inodes(out)
+    encoded()
+    changed = [*MANY[:34], "another text", *MANY[35:], "one text more"]
+    assert encode_stream(model, changed, out, shard_size=10, format=form).made == 2
+    assert encoded() == 11
+    after = inodes(out)
+    assert {name for name, inode in before.items() if after[name] != inode} == {f"part-00003.{form}"}
+    assert furthest(np.asarray(read_vectors(out)), model.encode(changed)) < 1e-6
+
+
+def test_a_shorter_input_leaves_no_part_of_the_longer_one(model, tmp_path) -> None:
+    encode_stream(model, MANY, tmp_path / "out", shard_size=10)
+    assert encode_stream(model, MANY[:20], tmp_path / "out", shard_size=10).made == 0
+    assert len(read_vectors(tmp_path / "out")) == 20
+    assert len(inodes(tmp_path / "out")) == 2
+    read_manifest(tmp_path / "out", verify=True)
+
+
+def test_a_part_cut_short_or_without_its_record_is_made_again(model, tmp_path) -> None:
+    out = tmp_path / "out"
+    encode_stream(model, MANY, out, shard_size=10, format="npy")
+    os.truncate(out / "part-00001.npy", 100)
+    (out / "part-00003.json").unlink()
+    assert encode_stream(model, MANY, out, shard_size=10, format="npy").made == 2
+    assert furthest(np.asarray(read_vectors(out)), model.encode(MANY)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"instruction": "find it"}, "prefix"),
+        ({"max_length": 33}, "max_length"),
+        ({"dimensions": 5}, "dimensions"),
+        ({"precision": "binary"}, "stored_as"),
+        ({"precision": "bfloat16"}, "computed_in"),
+        ({"shard_size": 11}, "shard_size 20, not 11"),
+        ({"format": "npy"}, "format"),
+        ({"keep_texts": False}, "texts"),
+    ],
+)
+def test_a_folder_made_with_other_settings_is_refused_in_one_line(model, tmp_path, other, named) -> None:
+    encode_stream(model, MANY, tmp_path / "out", shard_size=20)
+    with pytest.raises(UserError, match=named) as refusal:
+        encode_stream(model, MANY, tmp_path / "out", **{"shard_size": 20, **other})
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_of_another_model_or_of_other_files_is_refused(model, tmp_path) -> None:
+    encode_stream(model, MANY, tmp_path / "out")
+    other = NVEmbedModel.from_section(load_recipe("tiny", ["model.seed=18"]).model)
+    with pytest.raises(UserError, match="made with another model"):
+        encode_stream(other, MANY, tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    with pytest.raises(UserError, match="holds other files"):
+        encode_stream(model, MANY, tmp_path / "mine")
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        encode_stream(model, MANY, tmp_path / "mine" / "notes.txt")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("bad", [None, b"bytes", 7, ("id", "text"), "\ud800"])
+def test_a_bad_text_is_named_by_its_place_and_costs_only_its_own_part(model, tmp_path, encoded, bad) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"texts\[37\]"):
+        encode_stream(model, (bad if number == 37 else text for number, text in enumerate(MANY)), out, shard_size=10)
+    with pytest.raises(UserError, match="is not finished"):
+        read_vectors(out)
+    encoded()
+    assert encode_stream(model, MANY, out, shard_size=10).made == 2
+    assert encoded() == 20
+
+
+@pytest.mark.parametrize("pairs", [[("a", "x"), "y"], [("a", "x"), (2, "y")], [("a", "x"), ("b", None)]])
+def test_a_pair_that_is_none_is_refused(model, tmp_path, pairs) -> None:
+    with pytest.raises(UserError, match=r"texts\[1\]"):
+        encode_stream(model, pairs, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "part"),
+    [
+        ("a lone text", {}, "one str"),
+        (MANY, {"shard_size": 0}, "shard_size"),
+        (MANY, {"format": "csv"}, "parquet, npy"),
+        ([("a", "x")], {"format": "npy"}, "no place for ids"),
+        (MANY, {"instruction": "find it " * 40}, "leaves no room"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_folder_is_made(model, tmp_path, texts, options, part) -> None:
+    with pytest.raises(UserError, match=part):
+        encode_stream(model, texts, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@FORMATS
+def test_no_texts_are_a_finished_folder_without_rows(model, tmp_path, form) -> None:
+    assert encode_stream(model, iter([]), tmp_path / "out", format=form, precision="binary").rows == 0
+    found = read_vectors(tmp_path / "out")
+    assert (found.shape, np.asarray(found).dtype) == ((0, 4), np.uint8)
+
+
+@FORMATS
+def test_rows_are_read_by_number_slice_list_and_mask_like_those_of_an_array(model, tmp_path, form) -> None:
+    encode_stream(model, MANY, tmp_path / "out", shard_size=20, format=form)
+    found = read_vectors(tmp_path / "out")
+    whole = np.concatenate([array for _, array in found.parts()])
+    mask = np.arange(50) % 3 == 0
+    for index in (0, -1, 25, slice(15, 45, 4), slice(None, None, -7), [49, 3, 21, 3], np.array([-50, 19, 20]), mask):
+        assert np.array_equal(found[index], whole[index])
+    assert [start for start, _ in found.parts()] == [0, 20, 40]
+    assert sum(1 for _ in found) == 50
+    for index in (50, -51, [0, 50]):
+        with pytest.raises(IndexError):
+            found[index]
+
+
+def test_npy_parts_are_mapped_and_not_read(model, tmp_path) -> None:
+    encode_stream(model, MANY, tmp_path / "out", format="npy")
+    ((_, array),) = read_vectors(tmp_path / "out").parts()
+    assert isinstance(array, np.memmap)
+
+
+def test_the_folder_is_held_while_it_is_written(model, tmp_path) -> None:
+    out = tmp_path / "out"
+
+    def texts() -> Iterator[str]:
+        for number, text in enumerate(MANY):
+            if number == 30:
+                with pytest.raises(TimeoutError), hold(out, timeout=0):
+                    pass
+            yield text
+
+    assert encode_stream(model, texts(), out, shard_size=10).made == 5
+    with hold(out, timeout=0):
+        pass
+
+
+KILLED = """
+    import sys, time
+    from pathlib import Path
+    from nvembed import NVEmbedModel
+    from nvembed.encoding import encode_stream
+    from tests_stream_texts import texts
+
+    model = NVEmbedModel.from_pretrained(sys.argv[1])
+    print(encode_stream(model, texts(), sys.argv[2], shard_size=200, format="npy", max_length=64).made, flush=True)
+"""
+
+
+def test_a_killed_process_started_again_makes_only_what_is_missing(model, tmp_path) -> None:
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "tests_stream_texts.py").write_text(
+        "def texts():\n    return (f'text number {n} ' * (n % 5 + 1) for n in range(4000))\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "model"), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    first = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("part-*.json"))) < 3 and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    finished = {path.stem for path in out.glob("part-*.json")}
+    before = {path.name: path.stat().st_ino for path in out.glob("part-*.npy") if path.stem in finished}
+    assert 3 <= len(before) < 20
+    assert not (out / "manifest.json").exists()
+
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(second.stdout) == 20 - len(before)
+    assert before.items() <= inodes(out).items()
+    assert list(out.glob(".*.partial")) == []
+    expected = [f"text number {n} " * (n % 5 + 1) for n in range(4000)]
+    found = read_vectors(out)
+    sample = np.random.default_rng(1).choice(4000, 60, replace=False)
+    assert furthest(found[sample], model.encode([expected[row] for row in sample], max_length=64)) < 1e-5
+    assert json.loads((out / "manifest.json").read_text())["counts"] == {"rows": 4000, "shards": 20}
