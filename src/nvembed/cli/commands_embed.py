@@ -1,20 +1,25 @@
-"""`nvembed embed`: a file of texts becomes a file of vectors."""
+"""`nvembed embed`: a file of texts becomes a file of vectors, or a folder of them that goes on after a kill."""
 
 from __future__ import annotations
 
-import json
-import uuid
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from nvembed.cli.text_files import Text, read_texts
 from nvembed.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-_READABLE, _WRITABLE = (".txt", ".jsonl", ".parquet"), (".npy", ".parquet")
+    from nvembed.encoding.shards import Format
+
+_FILES = (".npy", ".parquet")
+_NO_FOLDERS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".npz", ".pt", ".bin", ".safetensors")
+_READ_AHEAD = 1000  # rows that are checked before a model is read
 
 
 @click.command()
@@ -23,112 +28,120 @@ _READABLE, _WRITABLE = (".txt", ".jsonl", ".parquet"), (".npy", ".parquet")
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--instruction", default="", help="The task sentence, for queries. Documents take none.")
 @click.option("--column", default="text", show_default=True, help="Where the text is in .jsonl and .parquet.")
+@click.option("--id-column", help="Keep this column of .jsonl or .parquet as `id` beside the vectors (Parquet).")
 @click.option("--max-length", type=click.IntRange(min=1), help="Tokens a text may have; default: the model's.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--dimensions", type=click.IntRange(min=1), help="Keep so many dimensions of each vector.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "int8", "binary"]),
+    help="What is computed in (auto: bf16 where it is faster), or int8 or binary for smaller vectors. "
+    "Default: float32 on a CPU, the model's own type on a GPU.",
+)
+@click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens of a batch; halved where memory runs out.")
+@click.option("--format", "form", type=click.Choice(["parquet", "npy"]), help="Of a folder's parts; default: parquet.")
+@click.option("--shard-size", type=click.IntRange(min=1), help="Texts in one of a folder's parts; default: 20000.")
+@click.option("--no-texts", is_flag=True, help="Keep no texts beside the vectors in Parquet.")
+@click.option("--device", default="auto", show_default=True, help="auto (all GPUs, or the CPU), cpu, or cuda:0,cuda:1.")
 def embed(
-    model: str, source: Path, target: Path, instruction: str, column: str, max_length: int | None, device: str
+    model: str,
+    source: Path,
+    target: Path,
+    column: str,
+    id_column: str | None,
+    form: Format | None,
+    shard_size: int | None,
+    no_texts: bool,
+    device: str,
+    **options: Any,
 ) -> None:
     """Turn a file of texts into vectors.
 
-    MODEL is a model folder or a hub id. IN is .txt (a text a line), .jsonl or .parquet. OUT is .npy (one float32 row a
-    text, in the same order) or .parquet (text and vector).
+    MODEL is a model folder or a hub id. IN is .txt (a text a line), .jsonl or .parquet. OUT is .npy (one row a text, in
+    the same order), .parquet (text and vector), or else a folder of numbered parts, for any number of texts: killed
+    and started again, it goes on where it stopped.
     """
-    if target.suffix not in _WRITABLE:
-        raise UserError(f"OUT {target}: write to {' or '.join(_WRITABLE)}")
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"OUT {target}: there is no folder {target.absolute().parent}; make it first")
-    texts = read_texts(source, column)
+    _check_target(target, form, shard_size, id_column)
+    texts = read_texts(source, column, id_column)
+    texts = _look_ahead(source, texts, whole=target.suffix in _FILES)
+    devices = find_devices(device)
     from nvembed import NVEmbedModel
 
-    loaded = NVEmbedModel.from_pretrained(model)
-    loaded.to(_device(device))
-    vectors = loaded.encode(texts, instruction=instruction, max_length=max_length)
-    write_vectors(target, texts, vectors)
-    click.echo(f"{len(texts)} texts, {vectors.shape[1]} dimensions: {target}")
+    loaded = NVEmbedModel.from_pretrained(model, device=devices[0])
+    options = {name: value for name, value in options.items() if value is not None}
+    if len(devices) > 1:  # each process reads the model itself; this one only hands out texts
+        loaded.to("cpu")
+        options |= {"devices": devices, "saved": Path(model)}
+    if target.suffix in _FILES:
+        rows, width = _to_file(loaded, list(texts), target, options, keep_texts=not no_texts)
+        click.echo(f"{rows} texts, {width} dimensions: {target}")
+        return
+    from nvembed.encoding import encode_stream
+
+    options |= {"shard_size": shard_size} if shard_size else {}
+    done = encode_stream(loaded, texts, target, format=form or "parquet", keep_texts=not no_texts, **options)
+    kept = "" if done.made == done.shards else f", {done.shards - done.made} of them there already"
+    width = options.get("dimensions", loaded.dim)
+    click.echo(f"{done.rows} texts, {width} dimensions, {done.shards} parts{kept}: {target}")
 
 
-def read_texts(source: Path, column: str) -> list[str]:
-    """Texts of a .txt, .jsonl or .parquet file, in its order.
+def _check_target(target: Path, form: str | None, shard_size: int | None, id_column: str | None) -> None:
+    if target.suffix in _NO_FOLDERS:
+        raise UserError(f"OUT {target}: write to {' or '.join(_FILES)}, or name a folder")
+    if target.suffix in _FILES:
+        if form or shard_size:
+            option = "--format" if form else "--shard-size"
+            raise UserError(f"{option}: is for a folder of parts, and OUT {target} is one file; leave it out")
+        if not target.absolute().parent.is_dir():
+            raise UserError(f"OUT {target}: there is no folder {target.absolute().parent}; make it first")
+    if id_column and "npy" in (form, target.suffix.removeprefix(".")):
+        raise UserError(f"--id-column {id_column}: .npy has no place for ids; write Parquet")
 
-    Raises:
-        UserError: another kind of file, unreadable, without the column, a row without a text, or no text at all.
-    """
-    if source.suffix not in _READABLE:
-        raise UserError(f"IN {source}: give a file ending in {', '.join(_READABLE)}")
-    if not source.is_file():
-        raise UserError(f"IN {source}: there is no such file; check the path")
-    try:
-        rows = _rows(source, column)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"IN {source}: cannot be read ({error})") from error
-    for number, text in enumerate(rows, 1):
-        if not isinstance(text, str):
-            raise UserError(f"IN {source}, row {number}: no text in {column!r}; name the text's column with --column")
-    if not rows:
+
+def _look_ahead(source: Path, texts: Iterator[Text], *, whole: bool) -> Iterator[Text]:
+    """The same texts, the first of them (or all) read and found good. Raises UserError if there are none."""
+    head = list(texts if whole else islice(texts, _READ_AHEAD))
+    if not head:
         raise UserError(f"IN {source}: is empty; there is nothing to embed")
-    return rows
+    return chain(head, texts)
 
 
-def _rows(source: Path, column: str) -> list[str]:
-    if source.suffix == ".txt":
-        # only a line feed ends a line: str.splitlines would also cut at the separators that texts contain
-        return source.read_text(encoding="utf-8").removesuffix("\n").split("\n") if source.stat().st_size else []
-    if source.suffix == ".parquet":
-        return _parquet_rows(source, column)
-    rows: list[str] = []
-    for number, line in enumerate(source.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"IN {source}, line {number}: not JSON ({error})") from error
-        rows.append(row.get(column, "") if isinstance(row, dict) and isinstance(row.get(column), str) else row)
-    return rows
+def _to_file(
+    model: Any, rows: list[Text], target: Path, options: dict[str, Any], *, keep_texts: bool
+) -> tuple[int, int]:
+    """Encode everything in memory and write one file; rows and dimensions."""
+    from nvembed.modeling.encoder import encode_texts
+
+    ids = [row[0] for row in rows if isinstance(row, tuple)]
+    texts = [row[1] if isinstance(row, tuple) else row for row in rows]
+    columns = {"id": ids} if ids else {}
+    vectors = encode_texts(model, texts, label="embedding", **options)
+    write_vectors(target, vectors, columns | ({"text": texts} if keep_texts else {}))
+    return len(texts), options.get("dimensions", model.dim)
 
 
-def _parquet_rows(source: Path, column: str) -> list[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def write_vectors(target: Path, vectors: np.ndarray, columns: dict[str, list[str]]) -> None:
+    """Write (n, width) vectors whole or not at all; `.parquet` keeps string columns beside them."""
+    from nvembed.encoding.shards import write_npy, write_parquet
 
-    try:
-        names = pq.read_schema(source).names
-        if column not in names:
-            raise UserError(f"IN {source}: no column {column!r}; there are {', '.join(names)}; choose with --column")
-        rows: list[str] = pq.read_table(source, columns=[column]).column(column).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise UserError(f"IN {source}: not a Parquet file ({error})") from error
-    return rows
-
-
-def write_vectors(target: Path, texts: list[str], vectors: np.ndarray) -> None:
-    """Write float32 (n, dim) vectors whole or not at all; `.parquet` keeps the texts beside them."""
-    import numpy as np
-
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         if target.suffix == ".npy":
-            with aside.open("wb") as stream:
-                np.save(stream, vectors)
+            write_npy(vectors, target)
         else:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-            column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-            pq.write_table(pa.table({"text": texts, "vector": column}), aside)
-        aside.replace(target)
+            write_parquet(vectors, target, columns)
     except OSError as error:
-        raise UserError(f"OUT {target}: cannot be written ({error.strerror})") from error
-    finally:
-        aside.unlink(missing_ok=True)
+        raise UserError(f"OUT {target}: cannot be written ({error.strerror or error})") from error
 
 
-def _device(name: str) -> str:
+def find_devices(asked: str) -> list[str]:
+    """torch's names of the devices asked for: `auto` is every GPU, or the CPU where there is none. Raises UserError."""
     import torch
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: this machine has no usable GPU; take --device cpu")
-    return name
+    from nvembed.modeling.plan import check_devices
+
+    if asked == "auto":
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    names = [name.strip() for name in asked.split(",")]
+    if not torch.cuda.is_available() and any(name.startswith("cuda") for name in names):
+        raise UserError(f"--device {asked}: this machine has no usable GPU; take --device cpu")
+    check_devices(names)
+    return names

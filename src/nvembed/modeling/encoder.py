@@ -154,7 +154,7 @@ def open_encoder(
 ) -> Iterator[TextEncoder]:
     """The model on its own device, or one process for each of `devices`, ended on leaving.
 
-    `saved`: a folder of this very model, which spares writing it for the processes.
+    `saved`: what `NVEmbedModel.from_pretrained` gives this very model for, which spares writing it for the processes.
     """
     if not devices:
         yield Encoder(model, plan)
@@ -179,20 +179,21 @@ def encode_texts(
     *,
     computed: Precision | None = None,
     devices: Sequence[str] | None = None,
+    saved: Path | None = None,
     label: str = "encoding",
     **options: Unpack[PlanOptions],
 ) -> np.ndarray:
     """Vectors of `texts` in their order, rows of norm 1 unless stored smaller (see `plan.PlanOptions`).
 
-    0 texts give 0 rows. `devices`: one process each. Raises UserError for what is not a string and for options that
-    cannot be.
+    0 texts give 0 rows. `devices` and `saved`: see `open_encoder`. Raises UserError for what is not a string and for
+    options that cannot be.
     """
     checked = check_texts(texts)
     plan = make_plan(model, computed=computed, devices=devices, **options)
     if not checked:
         return plan.empty(0)
     progress = Progress(label, len(checked))
-    with open_encoder(model, plan, devices) as encoder:
+    with open_encoder(model, plan, devices, saved) as encoder:
         vectors = encode_distinct(encoder, checked, progress.update)
     progress.update(len(checked))
     return vectors
