@@ -9,7 +9,10 @@ query, as it does in a Llama tokenizer; with byte-level BPE it would drop a word
 tokenizer adds none, and truncation keeps both. Without an instruction every token is pooled, special ones included:
 that is what plain mean pooling of a BERT-style encoder does. With one, a token is pooled if it reaches beyond the end
 of the instruction (a piece that straddles it counts as text), and so are the special tokens behind the text; those
-before it belong to the prefix.
+before it belong to the prefix. Where a tokenizer makes one space of several, a lone space may be the prefix's last
+piece and the text's first: it stays the prefix's.
+
+An instruction that alone fills `max_length` is refused in both layouts: every text would come out the same.
 """
 
 from __future__ import annotations
@@ -67,6 +70,7 @@ class TextRule:
         self.template, self.layout, self.append_eos = template, layout, append_eos
         self.tokenizer = with_end_token(tokenizer) if layout == "offset" and append_eos else tokenizer
         self._prefix_lengths: dict[str, int] = {}
+        self._prefix_ends: dict[str, tuple[int, int]] = {}
 
     def prefix(self, instruction: str) -> str:
         """What stands before a text: empty without an instruction, else the template filled in.
@@ -128,7 +132,23 @@ class TextRule:
         if not prefix:
             return [self._pooled(row, [True] * len(row)) for row in encoded["input_ids"]]
         rows = zip(encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True)
-        return [self._pooled(ids, _beyond(len(prefix), offsets, special)) for ids, offsets, special in rows]
+        place, token = self._last_of_prefix(prefix)
+        items = []
+        for ids, offsets, special in rows:
+            mask = _beyond(len(prefix), offsets, special)
+            if place < len(ids) and ids[place] == token:
+                mask[place] = False
+            items.append(self._pooled(ids, mask))
+        return items
+
+    def _last_of_prefix(self, prefix: str) -> tuple[int, int]:
+        """Place and id of the last piece of the prefix tokenised by itself, special tokens before it counted."""
+        if prefix not in self._prefix_ends:
+            encoded = self.tokenizer(prefix, add_special_tokens=True, return_special_tokens_mask=True)
+            is_special = encoded["special_tokens_mask"]
+            place = max((i for i, special in enumerate(is_special) if not special), default=0)
+            self._prefix_ends[prefix] = (place, encoded["input_ids"][place])
+        return self._prefix_ends[prefix]
 
     def _encode(self, texts: list[str], max_length: int) -> Any:
         return self.tokenizer(
