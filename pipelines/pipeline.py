@@ -113,31 +113,23 @@ def nvembed_pipeline(
             stage1=stage1,
             stage2=stage2,
         ).output
+        known = {
+            "registration": sections["registration"],
+            "results": results,
+            "dataset": prepared["dataset"],
+            "mined": mined,
+        }
         compared = _place(
             compare_models(
                 evaluation=sections["evaluation"],
-                registration=sections["registration"],
                 resources=sections["resources"],
                 eval_sets=prepared["eval_sets"],
-                results=results,
-                dataset=prepared["dataset"],
-                mined=mined,
                 stage1=stage1,
                 stage2=stage2,
+                **known,
             ),
             *place,
             again=True,
         ).outputs["comparison"]
-        _place(
-            register_model(
-                registration=sections["registration"],
-                model=sections["model"],
-                adapter=stage2,
-                comparison=compared,
-                results=results,
-                dataset=prepared["dataset"],
-                mined=mined,
-            ),
-            *place,
-            again=True,
-        )
+        registering = register_model(model=sections["model"], adapter=stage2, comparison=compared, **known)
+        _place(registering, *place, again=True)

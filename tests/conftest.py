@@ -1,14 +1,19 @@
-"""One run of the whole `tiny` pipeline, shared by every test that needs its artifacts."""
+"""What rooms' tests share: one run of the whole `tiny` pipeline with its artifacts, and fresh MLflow stores."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from kfp import dsl
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -23,6 +28,16 @@ def nvembed(*arguments: str, cwd: Path, timeout: float = 600, **environment: str
     return subprocess.run(
         command, cwd=cwd, env={**clean, **environment}, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+MADE_BY = {  # artifact -> type, task and output
+    "dataset": ("Dataset", "prepare-data", "dataset"),
+    "eval_sets": ("Dataset", "prepare-data", "eval_sets"),
+    "mined": ("Dataset", "mine-hard-negatives", "mined"),
+    "stage1": ("Model", "train", "adapter"),
+    "stage2": ("Model", "train-2", "adapter"),
+    "comparison": ("Artifact", "compare-models", "comparison"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,13 @@ class TinyRun:
         (path,) = self.run_folder.glob(f"**/{task}/{output}")
         return path
 
+    def inputs(self, *names: str, **renamed: str) -> dict[str, tuple[type[dsl.Artifact], Path]]:
+        """Artifacts as `run_component` takes them; `init="stage1"` hands stage 1's adapter on as `init`."""
+        from kfp import dsl
+
+        given = {name: MADE_BY[made] for name, made in [*zip(names, names, strict=True), *renamed.items()]}
+        return {name: (getattr(dsl, kind), self.artifact(task, out)) for name, (kind, task, out) in given.items()}
+
     def results(self) -> list[Path]:
         return sorted(self.run_folder.glob("**/evaluate/results"))
 
@@ -50,6 +72,32 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     done = nvembed("run", "--recipe", "tiny", "--output-dir", str(folder / "out"), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return TinyRun(folder / "out", done.stdout)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store, its schema migrated once for all tests."""
+    from nvembed.tracking.client import client
+
+    file = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+        client().search_experiments()
+    return file
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> str:
+    """The address of a fresh SQLite store, which is the environment's, with a state folder; no run is under way."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    for name in ("RUN_ID", "TRACKING_RUN_ID", "METRICS", "PARENT"):
+        monkeypatch.delenv(f"NVEMBED_{name}", raising=False)
+    for name in ("MLFLOW_RUN_ID", "KFP_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("NVEMBED_STATE", str(tmp_path / "state"))
+    return uri
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

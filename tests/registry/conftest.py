@@ -1,8 +1,7 @@
-"""Small trained models, evaluations with planted scores, and a real MLflow store to register them in."""
+"""Small trained models and evaluations with planted scores."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,28 +10,6 @@ from registry_support import EVALUATION, GATE, Contest, evaluation, train_adapte
 
 from nvembed.core.artifacts import read_manifest
 from nvembed.evaluation import compare
-from nvembed.tracking.client import client
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, its schema migrated once for all tests."""
-    file = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
-        client().search_experiments()
-    return file
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> str:
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    for name in ("MLFLOW_RUN_ID", "KFP_RUN_ID", "NVEMBED_TRACKING_RUN_ID", "NVEMBED_PARENT", "NVEMBED_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("NVEMBED_STATE", str(tmp_path / "state"))
-    return uri
 
 
 @pytest.fixture(scope="session")

@@ -19,17 +19,9 @@ def test_writes_table_picture_report_and_verdict(tmp_path: Path, sections: dict[
     folder = run_component(
         compare_models,
         tmp_path,
-        artifacts={
-            "eval_sets": (dsl.Dataset, tiny_run.artifact("prepare-data", "eval_sets")),
-            "dataset": (dsl.Dataset, tiny_run.artifact("prepare-data", "dataset")),
-            "mined": (dsl.Dataset, tiny_run.artifact("mine-hard-negatives", "mined")),
-            "stage1": (dsl.Model, tiny_run.artifact("train", "adapter")),
-            "stage2": (dsl.Model, tiny_run.artifact("train-2", "adapter")),
-        },
+        artifacts=tiny_run.inputs("eval_sets", "dataset", "mined", "stage1", "stage2"),
         lists={"results": (dsl.Dataset, tiny_run.results())},
-        evaluation=sections["evaluation"],
-        registration=sections["registration"],
-        resources=sections["resources"],
+        **{name: sections[name] for name in ("evaluation", "registration", "resources")},
     )
 
     verdict = json.loads((folder / "comparison" / "comparison.json").read_text(encoding="utf-8"))["verdict"]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from kfp import dsl
 from pipeline_harness import run_component
 
 from components.evaluate.component import evaluate
@@ -24,15 +23,9 @@ def test_scores_a_candidate_as_the_pipeline_did(
     folder = run_component(
         evaluate,
         tmp_path,
-        artifacts={
-            "eval_sets": (dsl.Dataset, tiny_run.artifact("prepare-data", "eval_sets")),
-            "stage1": (dsl.Model, tiny_run.artifact("train", "adapter")),
-            "stage2": (dsl.Model, tiny_run.artifact("train-2", "adapter")),
-        },
+        artifacts=tiny_run.inputs("eval_sets", "stage1", "stage2"),
         candidate=candidate,
-        evaluation=sections["evaluation"],
-        model=sections["model"],
-        resources=sections["resources"],
+        **{name: sections[name] for name in ("evaluation", "model", "resources")},
     )
 
     results = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))

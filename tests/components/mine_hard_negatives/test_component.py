@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kfp import dsl
 from pipeline_harness import run_component
 
 from components.mine_hard_negatives.component import mine_hard_negatives
@@ -22,7 +21,7 @@ def test_gives_retrieval_examples_negatives_from_the_corpus(
     folder = run_component(
         mine_hard_negatives,
         tmp_path,
-        artifacts={"dataset": (dsl.Dataset, tiny_run.artifact("prepare-data", "dataset"))},
+        artifacts=tiny_run.inputs("dataset"),
         mining=sections["mining"],
         resources=sections["resources"],
     )

@@ -21,12 +21,7 @@ def test_registering_twice_gives_one_version(tmp_path: Path, sections: dict[str,
         folder = run_component(
             register_model,
             root,
-            artifacts={
-                "adapter": (dsl.Model, tiny_run.artifact("train-2", "adapter")),
-                "comparison": (dsl.Artifact, tiny_run.artifact("compare-models", "comparison")),
-                "dataset": (dsl.Dataset, tiny_run.artifact("prepare-data", "dataset")),
-                "mined": (dsl.Dataset, tiny_run.artifact("mine-hard-negatives", "mined")),
-            },
+            artifacts=tiny_run.inputs("comparison", "dataset", "mined", adapter="stage2"),
             lists={"results": (dsl.Dataset, tiny_run.results())},
             registration=sections["registration"],
             model=sections["model"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kfp import dsl
 from pipeline_harness import run_component
 
 from components.train.component import train
@@ -21,10 +20,7 @@ def test_stage_2_goes_on_from_stage_1_and_repeats_bit_for_bit(
     folder = run_component(
         train,
         tmp_path,
-        artifacts={
-            "dataset": (dsl.Dataset, tiny_run.artifact("mine-hard-negatives", "mined")),
-            "init": (dsl.Model, tiny_run.artifact("train", "adapter")),
-        },
+        artifacts=tiny_run.inputs(dataset="mined", init="stage1"),
         name="stage2",
         stage=sections["stage2"],
         model=sections["model"],
