@@ -33,7 +33,7 @@ class AtOnce(Trainer):
 def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> None:
     stage = section({**case["stage"], "zero_stage": case["zero"], "micro_batch_tokens": case["budget"]})
     model = NVEmbedModel.from_section(section(case["model"]), trainable=True)
-    encoder = engines.Encoder(model, "float32")
+    encoder = engines.Encoder(model, "float32", packed=case.get("packed"))
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     engine = engines.start_engine(
         encoder, parameter_groups(named, stage, is_latent=lambda name: name.startswith("latent.")), stage
@@ -46,7 +46,8 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
 
     def watched(tokenized, step):
         chunks, fits, stop = cut(tokenized, step)
-        cached.append({"chunks": len(chunks), "fits": fits, "folded": model.latent.folded})
+        packed = [chunk.input_ids.ndim == 1 for chunk in chunks]
+        cached.append({"chunks": len(chunks), "fits": fits, "folded": model.latent.folded, "packed": packed})
         return chunks, fits, stop
 
     trainer._cut = watched

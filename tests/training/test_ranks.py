@@ -104,6 +104,8 @@ def test_loss_and_gradients_on_two_ranks_are_those_of_a_plain_process(setting):
             case(setting, "whole-zero3", zero=3),
             case(setting, "cached-zero2", zero=2, budget=200),
             case(setting, "cached-zero3", zero=3, budget=200),
+            case(setting, "packed", packed=True),
+            case(setting, "packed-cached-zero3", packed=True, zero=3, budget=200),
             case(setting, "replayed", budget=200, dropout=0.3, at_once=True),
             case(setting, "replayed-cached", budget=200, dropout=0.3),
         ],
@@ -113,11 +115,13 @@ def test_loss_and_gradients_on_two_ranks_are_those_of_a_plain_process(setting):
         if "replayed" in name:
             continue
         loss, truth = own if name == "alone" else in_batch
-        assert told["cut"][0]["fits"] == (name in ("direct", "whole-zero3"))
+        assert told["cut"][0]["fits"] == ("cached" not in name and name != "alone")
+        assert set(told["cut"][0]["packed"]) == {name.startswith("packed")}
         assert told["cut"][0]["folded"], "the truth is computed with the block in its plain form"
         assert told["records"][0]["loss"] == pytest.approx(loss, rel=1e-5)
         assert_same_gradients(gradients(state), truth)
     assert results["cached"][1]["cut"][0]["chunks"] > 3
+    assert results["packed-cached-zero3"][1]["cut"][0]["chunks"] > 3
 
     at_once, cached = gradients(results["replayed"][0]), gradients(results["replayed-cached"][0])
     assert results["replayed"][1]["cut"][0]["chunks"] == results["replayed-cached"][1]["cut"][0]["chunks"] > 3
