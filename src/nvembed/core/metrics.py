@@ -9,17 +9,21 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 ENVIRONMENT = "NVEMBED_METRICS"
 
 
 def log_metrics(values: Mapping[str, float], step: int) -> None:
     """Append metrics of one step. Does nothing where no one follows."""
-    path = os.environ.get(ENVIRONMENT)
-    if not path:
-        return
+    if path := os.environ.get(ENVIRONMENT):
+        append_metrics(Path(path), values, step)
+
+
+def append_metrics(file: Path, values: Mapping[str, float], step: int) -> None:
+    """Append metrics of one step to `file`, in one write, so that writers do not tear each other's lines."""
     record = {"time": time.time(), "step": step, "metrics": {name: float(value) for name, value in values.items()}}
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, (json.dumps(record) + "\n").encode())
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nvembed.core.artifacts import read_manifest
 from nvembed.recipe import Evaluation, Model, Registration, Resources, section_from_json
-from nvembed.steps.task import copy_report, pipeline_run_id, task
+from nvembed.steps.task import copy_report, task
 
 
 def evaluate(
@@ -69,6 +69,6 @@ def compare_models(
         for folder in map(Path, results):
             folders[f"evaluate_{read_manifest(folder).extra['candidate']}"] = folder
         folders["compare_models"] = Path(comparison)
-        tracking.log_headlines(pipeline_run_id(), folders, eval_sets)
+        tracking.log_headlines(tracking.pipeline_run_id(), folders, eval_sets)
         run.log_folder(Path(comparison))
         copy_report(Path(comparison), report)

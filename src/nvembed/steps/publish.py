@@ -8,7 +8,7 @@ from pathlib import Path
 from nvembed.core.artifacts import write_file
 from nvembed.core.digests import canonical_json
 from nvembed.recipe import Model, Registration, section_from_json
-from nvembed.steps.task import pipeline_run_id, task
+from nvembed.steps.task import task
 
 
 def register_model(
@@ -25,7 +25,7 @@ def register_model(
     Idempotent: the same trained tensors are the same version. `registered` receives a JSON file that says name,
     version, aliases and folder.
     """
-    from nvembed import registry
+    from nvembed import registry, tracking
 
     section = section_from_json(Registration, registration)
     with task("register_model", section.model_dump(mode="json")):
@@ -36,7 +36,7 @@ def register_model(
             Path(comparison),
             [Path(folder) for folder in results],
             {name: Path(folder) for name, folder in made.items()},
-            run_id=pipeline_run_id(),
+            run_id=tracking.pipeline_run_id() or "",
         )
         write_file(registered, canonical_json(outcome))
 
@@ -46,4 +46,4 @@ def finalize_run(state: str, error: str = "") -> None:
     from nvembed import tracking
 
     with task("finalize_run"):
-        tracking.close_parent(pipeline_run_id(), state, error=error)
+        tracking.close_parent(tracking.pipeline_run_id(), state, error=error)

@@ -6,7 +6,7 @@ from nvembed import tracking
 from nvembed.recipe import load_recipe, section_json
 from nvembed.recipe.schema import SECTIONS
 from nvembed.steps.door import check_recipe
-from nvembed.steps.task import pipeline_run_id, task
+from nvembed.steps.task import task
 
 
 def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
@@ -21,5 +21,5 @@ def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
     with task("resolve_recipe"):
         lines = [line for line in overrides.splitlines() if line.strip()]
         resolved = check_recipe(load_recipe(recipe, lines))
-        tracking.open_parent(pipeline_run_id(), resolved, overrides=lines)
+        tracking.open_parent(tracking.pipeline_run_id(), resolved, overrides=lines)
         return {name: section_json(getattr(resolved, name)) for name in SECTIONS}

@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from nvembed.tracking import TaskRun
 
 
-def pipeline_run_id() -> str:
-    """Identity of the pipeline run this task belongs to; empty for a task called by itself.
-
-    It comes by environment, never as a parameter: a parameter that changes with each run would defeat the cache.
-    """
-    return os.environ.get("NVEMBED_RUN_ID") or os.environ.get("KFP_RUN_ID") or ""
-
-
 @contextlib.contextmanager
 def task(name: str, section: Mapping[str, Any] | None = None) -> Iterator[TaskRun]:
     """Run a task's body: start, tracking run, done or error, in the progress file and in MLflow alike."""

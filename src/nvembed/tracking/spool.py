@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import write_file
 from nvembed.core.digests import digest_text
+from nvembed.core.metrics import append_metrics
 from nvembed.core.state import state_folder, state_root
 
 if TYPE_CHECKING:
@@ -86,13 +85,8 @@ class Spool:
         write_file(self.folder / "task.json", json.dumps(asdict(ledger), ensure_ascii=False))
 
     def append(self, values: Mapping[str, float], step: int) -> None:
-        """Add metrics of one step; the same line that `core.metrics` writes."""
-        record = {"time": time.time(), "step": step, "metrics": {name: float(value) for name, value in values.items()}}
-        descriptor = os.open(self.metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, (json.dumps(record) + "\n").encode())
-        finally:
-            os.close(descriptor)
+        """Add metrics of one step."""
+        append_metrics(self.metrics, values, step)
 
     def offset(self) -> int:
         """Bytes of `metrics.jsonl` that have arrived."""

@@ -27,7 +27,10 @@ def tracking_uri() -> str | None:
 
 
 def pipeline_run_id() -> str | None:
-    """Identity of the pipeline run this process works for: `NVEMBED_RUN_ID`, else `KFP_RUN_ID`, else None."""
+    """Identity of the pipeline run this process works for: `NVEMBED_RUN_ID`, else `KFP_RUN_ID`, else None.
+
+    It comes by environment, never as a parameter: a parameter that changes with each run would defeat the cache.
+    """
     return os.environ.get("NVEMBED_RUN_ID") or os.environ.get("KFP_RUN_ID") or None
 
 
