@@ -13,14 +13,16 @@ import re
 import sysconfig
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
 from nvembed.core.progress import track
 from nvembed.data.example import Pair
+from nvembed.data.parsed import content_key, keep_parsed, load_parsed
 
 logger = logging.getLogger(__name__)
 
@@ -60,24 +62,36 @@ def read_python_docs(folder: Path | None = None) -> PythonDocs:
         UserError: there is no source there (an embedded Python ships its library as byte code).
     """
     root = folder or Path(sysconfig.get_path("stdlib"))
+    files = _source_files(root)
+    key = content_key(root, files)
+    kept = load_parsed(key)
+    if kept is None:
+        kept = _parse(root, files)
+        keep_parsed(key, kept)
+    if not kept["rows"]:
+        raise UserError(
+            f"data.source python_docs: no library source in {root}; use a Python that ships it, or data.path"
+        )
+    pairs = tuple(Pair(query=query, positive=positive, label=label) for label, query, positive in kept["rows"])
+    return PythonDocs(pairs, kept["dropped"], digest_json(kept["rows"]))
+
+
+def _parse(root: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """`rows` (label, query, passage) and `dropped` (rule → how many), JSON values."""
     dropped: Counter[str] = Counter()
-    pairs: dict[tuple[str, str], Pair] = {}
-    for file in track(_source_files(root), "reading Python's documentation"):
+    labels: dict[tuple[str, str], str] = {}
+    for file in track(files, "reading Python's documentation"):
         label = PurePosixPath(file.relative_to(root).as_posix()).parts[0].removesuffix(".py")
         for docstring in _docstrings(file):
             found = split_docstring(docstring)
             if isinstance(found, str):
                 dropped[found] += 1
-            elif found in pairs:
+            elif found in labels:
                 dropped["exact duplicate"] += 1
             else:
-                pairs[found] = Pair(query=found[0], positive=found[1], label=label)
-    if not pairs:
-        raise UserError(
-            f"data.source python_docs: no library source in {root}; use a Python that ships it, or data.path"
-        )
-    rows = tuple(pairs.values())
-    return PythonDocs(rows, dict(sorted(dropped.items())), digest_json([[p.label, p.query, p.positive] for p in rows]))
+                labels[found] = label
+    rows = [[label, query, passage] for (query, passage), label in labels.items()]
+    return {"rows": rows, "dropped": dict(sorted(dropped.items()))}
 
 
 def split_docstring(docstring: str) -> tuple[str, str] | str:
