@@ -16,6 +16,8 @@ from torch import Tensor
 
 from nvembed.core.artifacts import output_folder, write_file
 from nvembed.core.errors import UserError
+from nvembed.modeling.assemble import Parts
+from nvembed.modeling.attention import set_attention
 from nvembed.modeling.backbone import prepare_tokenizer, quiet, refuse_pickled_folder
 from nvembed.modeling.export_check import check_equal, check_tensors
 from nvembed.modeling.hf_config import NVEmbedConfig
@@ -67,7 +69,9 @@ def save_pretrained(
         if adapter_only:
             from nvembed.modeling.adapter_folder import write_adapter_folder
 
-            write_adapter_folder(model, out, layout, instructions=instructions, dtype=as_dtype(dtype), check=check)
+            if layout != "sentence-transformers" or instructions:
+                raise UserError("adapter_only: takes neither a layout nor instructions; leave them out")
+            write_adapter_folder(model, out, dtype=as_dtype(dtype), check=check)
         else:
             write_model(
                 model,
@@ -178,6 +182,15 @@ def load_pretrained(
     model, info = loaded
     _check_loaded(info, where)
     return model.eval(), load_saved_tokenizer(where, revision)
+
+
+def load_parts(path: Path | str, *, revision: str | None = None, dtype: torch.dtype | None = torch.float32) -> Parts:
+    """What `NVEmbedModel` is made of, from `load_pretrained`; arguments and errors are its own."""
+    loaded, tokenizer = load_pretrained(path, revision=revision, dtype=dtype)
+    set_attention(loaded.embedding_model, loaded.spec.attention)
+    return Parts(
+        loaded.embedding_model, tokenizer, loaded.spec, loaded.latent_attention_model, loaded.self_attention_model
+    )
 
 
 def _place(where: str, revision: str | None) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def check_equal(model: NVEmbedModel, folder: Path, layout: str = "sentence-trans
 
     Raises RuntimeError for a folder that gives other vectors or cannot be loaded.
     """
-    loaders: dict[str, Callable[[Path], Encode]] = {"NVEmbedModel": _through_ourselves}
+    loaders: dict[str, Callable[[Path], Encode]] = {"NVEmbedModel": through_ourselves}
     if layout == "nv-embed":
         loaders["AutoModel"] = _by_the_published_steps
     else:
@@ -143,7 +143,8 @@ def _lengths(model: NVEmbedModel) -> tuple[int, list[str]]:
     return length, ["", prefix] if needed < length else [""]
 
 
-def _through_ourselves(folder: Path) -> Encode:
+def through_ourselves(folder: Path) -> Encode:
+    """`NVEmbedModel` on the CPU, in float32."""
     from nvembed.modeling.model import NVEmbedModel
 
     loaded = NVEmbedModel.from_pretrained(folder)

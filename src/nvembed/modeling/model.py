@@ -102,6 +102,8 @@ class NVEmbedModel(nn.Module):
             add_lora(parts.backbone, model.lora, model.seed)
         built = cls(*parts)
         built.origin = {"backbone": model.backbone, "backbone_digest": backbone_digest(model)}
+        if model.revision:
+            built.origin["revision"] = model.revision
         built.trained_names = frozenset(name for name, parameter in built.named_parameters() if parameter.requires_grad)
         if adapter is not None:
             built.load_trainable(adapter)
@@ -119,22 +121,28 @@ class NVEmbedModel(nn.Module):
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         inference_only: bool = False,
+        base: str | None = None,
     ) -> NVEmbedModel:
         """A saved model, from a folder or the hub: this project's layout or the published one, in eval mode.
 
         `dtype` None is float32 on a CPU and the stored one elsewhere. `inference_only` drops what encoding does not
         need once the latent block is folded (half a billion parameters of the published model); the model then
-        refuses to be saved or trained. No remote code is run and no pickle is read. Raises UserError for what is no
-        such model or is damaged.
+        refuses to be saved or trained. A folder saved with `adapter_only` brings its base, from `base` if it lies
+        elsewhere now; its adapter stays unmerged. No remote code is run and no pickle is read.
+
+        Raises UserError for what is no such model or is damaged, and for a base that an adapter was not trained on.
         """
-        from nvembed.modeling.checkpoint import load_pretrained
+        from nvembed.modeling.adapter_folder import is_adapter_folder, load_adapter_folder
+        from nvembed.modeling.checkpoint import load_parts
 
         if dtype is None and torch.device(device).type == "cpu":
             dtype = torch.float32
-        loaded, tokenizer = load_pretrained(path, revision=revision, dtype=dtype)
-        blocks = (loaded.latent_attention_model, loaded.self_attention_model)
-        built = cls(loaded.embedding_model, tokenizer, loaded.spec, *blocks)
-        set_attention(built.backbone, built.spec.attention)
+        if is_adapter_folder(path):
+            parts, origin = load_adapter_folder(path, base=base, dtype=dtype)
+        else:
+            parts, origin = load_parts(path, revision=revision, dtype=dtype), {}
+        built = cls(*parts)
+        built.origin = origin
         built.requires_grad_(False).eval().to(device)
         if inference_only and built.latent is not None:
             built.latent.drop_unfolded()

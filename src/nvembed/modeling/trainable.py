@@ -67,17 +67,12 @@ def load_trainable(model: NVEmbedModel, path: Path | str) -> None:
     Raises UserError if the file is missing or damaged, belongs to another backbone, or if a tensor is missing,
     unknown or of another shape (it is named).
     """
-    from safetensors import SafetensorError, safe_open
-
     file = trainable_file(path)
     if not file.is_file():
         raise UserError(f"{file}: no such file; give a folder that a training stage wrote")
-    try:
-        with safe_open(file, framework="pt") as stream:
-            metadata = json.loads((stream.metadata() or {}).get(_ORIGIN, "{}"))
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
-        raise UserError(f"{file}: not a whole safetensors file ({error}); train or copy it anew") from error
+    found: dict[str, str] = {}
+    tensors = read_tensors(file, found)
+    metadata = json.loads(found.get(_ORIGIN, "{}"))
     theirs, ours = metadata.get("backbone_digest"), model.origin.get("backbone_digest")
     if theirs and ours and theirs != ours:
         raise UserError(
@@ -85,6 +80,19 @@ def load_trainable(model: NVEmbedModel, path: Path | str) -> None:
             f"{model.origin.get('backbone', '?')} ({ours[:12]}); use the recipe that it was trained with"
         )
     copy_tensors(tensors, trained_tensors(model), str(file))
+
+
+def read_tensors(file: Path, metadata: dict[str, str] | None = None) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file; its metadata goes into `metadata`. Raises UserError if it is not whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as stream:
+            if metadata is not None:
+                metadata |= stream.metadata() or {}
+            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: not a whole safetensors file ({error}); train or copy it anew") from error
 
 
 def copy_tensors(tensors: Mapping[str, Tensor], into: Mapping[str, Tensor], where: str) -> None:

@@ -122,7 +122,7 @@ class Workers:
 
     def _save(self, stack: contextlib.ExitStack) -> Path:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nvembed-weights-"))) / "model"
-        return self._model.save_pretrained(folder)
+        return self._model.save_pretrained(folder, check=False)
 
     def _start(self, device: str, folder: Path) -> None:
         """Spawned, not forked: CUDA and thread pools do not survive a fork."""
