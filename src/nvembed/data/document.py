@@ -10,8 +10,9 @@ from pathlib import Path
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-table { border-collapse: collapse; } th, td { padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #d8dee4; }
-th { text-align: left; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; margin: .8rem 0; }
+th, td { padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #d8dee4; text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 pre { background: #f6f8fa; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 img { max-width: 100%; }
 """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ import numpy as np
 
 from nvembed.core.artifacts import write_file
 from nvembed.data import Example
+from nvembed.data.document import Document
 from nvembed.mining.result import MinedRow, Tally, count_short
 
 if TYPE_CHECKING:
@@ -33,17 +32,20 @@ def write_report(
         folder: where to. mining: the section that asked.
         examples, rows: the mined rows as they came and what was found for each.
     """
-    if not rows:
+    document = Document("Hard negatives")
+    if rows:
+        draw_scores(folder / PICTURE, mining, rows, tally)
+        document.picture(folder / PICTURE, "scores of positives and negatives; candidates dropped by each rule")
+        document.table(("what", "how much"), _facts(mining, rows, tally))
+        document.heading("Candidates dropped")
+        document.table(("because it is", "candidates"), _drops(mining, tally))
+        document.heading("Worth a look: the highest-scored negatives")
+        document.table(("query", "positive", "hardest negative"), _hardest(examples, rows))
+    else:
         why = "no retrieval rows" if mining.enabled else "mining.enabled is false"
-        write_file(folder / "report.md", f"# Hard negatives\n\nNothing was mined: {why}.\n")
-        write_file(folder / "report.html", _page(f"<p>Nothing was mined: {why}.</p>"))
-        return
-    draw_scores(folder / PICTURE, mining, rows, tally)
-    facts = _facts(mining, rows, tally)
-    drops = _drops(mining, tally)
-    hardest = _hardest(examples, rows)
-    write_file(folder / "report.md", _markdown(facts, drops, hardest))
-    write_file(folder / "report.html", _html(folder, facts, drops, hardest))
+        document.paragraph(f"Nothing was mined: {why}.")
+    write_file(folder / "report.md", document.markdown())
+    write_file(folder / "report.html", document.html())
 
 
 def describe_rule(mining: Mining) -> str:
@@ -155,52 +157,3 @@ def _hardest(examples: Sequence[Example], rows: Sequence[MinedRow]) -> list[tupl
 def _short(text: str, length: int = 160) -> str:
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
-
-
-_HEAD = ("query", "positive", "hardest negative")
-
-
-def _markdown(facts: list[tuple[str, str]], drops: list[tuple[str, int]], hardest: list[tuple[str, str, str]]) -> str:
-    def table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> list[str]:
-        cells = [[str(cell).replace("|", "\\|") for cell in line] for line in [head, ["---"] * len(head), *lines]]
-        return ["| " + " | ".join(line) + " |" for line in cells]
-
-    parts = [
-        *["# Hard negatives", "", f"![scores]({PICTURE})", ""],
-        *[*table(("what", "how much"), facts), ""],
-        *["## Candidates dropped", "", *table(("because it is", "candidates"), [(n, f"{c:,}") for n, c in drops]), ""],
-        *["## Worth a look: the highest-scored negatives", "", *table(_HEAD, hardest)],
-    ]
-    return "\n".join(parts) + "\n"
-
-
-def _html(
-    folder: Path, facts: list[tuple[str, str]], drops: list[tuple[str, int]], hardest: list[tuple[str, str, str]]
-) -> str:
-    def table(lines: Sequence[Sequence[object]], head: Sequence[str] = ()) -> str:
-        top = "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>" if head else ""
-        body = ("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in line) + "</tr>" for line in lines)
-        return f"<table>{top}{''.join(body)}</table>"
-
-    picture = base64.b64encode((folder / PICTURE).read_bytes()).decode()  # the page is shown apart from its folder
-    return _page(
-        f'<img src="data:image/png;base64,{picture}" '
-        'alt="Scores of positives and negatives; candidates dropped by each rule">'
-        + table(facts)
-        + "<h2>Candidates dropped</h2>"
-        + table([(name, f"{count:,}") for name, count in drops], ("because it is", "candidates"))
-        + "<h2>Worth a look: the highest-scored negatives</h2>"
-        + table(hardest, _HEAD)
-    )
-
-
-def _page(body: str) -> str:
-    style = (
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-        "td,th{border-bottom:1px solid #ddd;padding:.3rem .7rem;text-align:left;vertical-align:top}"
-        "table{border-collapse:collapse}img{max-width:100%}"
-    )
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Hard negatives</title>'
-        f"<style>{style}</style><body><h1>Hard negatives</h1>{body}</body></html>\n"
-    )
