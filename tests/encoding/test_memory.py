@@ -34,14 +34,17 @@ def cpu_says_no() -> None:
 
 @pytest.fixture
 def small_memory(model: NVEmbedModel) -> Iterator[Callable[..., list[list[int]]]]:
-    """Makes the backbone fail above a number of tokens, as an allocator would; the texts' lengths that went through."""
+    """Makes the backbone fail above a number of tokens, or of texts, as an allocator would.
+
+    It gives the lengths of the texts in each batch that went through.
+    """
     handles = []
 
-    def limit(tokens: int, fail: Callable[[], None] = cuda_says_no) -> list[list[int]]:
+    def limit(tokens: int, fail: Callable[[], None] = cuda_says_no, *, texts: int = 1000) -> list[list[int]]:
         passed: list[list[int]] = []
 
         def check(_: object, __: object, inputs: dict[str, torch.Tensor]) -> None:
-            if inputs["input_ids"].numel() > tokens:
+            if inputs["input_ids"].numel() > tokens or len(inputs["input_ids"]) > texts:
                 fail()
             passed.append(inputs["attention_mask"].sum(1).tolist())
 
@@ -54,20 +57,27 @@ def small_memory(model: NVEmbedModel) -> Iterator[Callable[..., list[list[int]]]
 
 
 @pytest.mark.parametrize("fail", [cuda_says_no, cpu_says_no])
-def test_encoding_goes_on_with_smaller_batches_and_gives_the_same_vectors(model, small_memory, caplog, fail) -> None:
+def test_encoding_goes_on_with_smaller_batches_and_gives_the_same_vectors(model, small_memory, fail) -> None:
     expected = model.encode(MANY)
     small_memory(700, fail)
-    with caplog.at_level(logging.WARNING, logger="nvembed"):
-        found = model.encode(MANY, batch_tokens=8000)
-    assert furthest(found, expected) < 1e-6
-    (record,) = caplog.records
-    assert "out of memory on cpu" in record.message
+    assert furthest(model.encode(MANY, batch_tokens=8000), expected) < 1e-6
+
+
+def test_it_is_said_once_however_often_the_budget_is_halved(model, small_memory, caplog) -> None:
+    small_memory(300, texts=3)
+    with caplog.at_level(logging.INFO, logger="nvembed"):
+        model.encode(MANY, batch_tokens=8000)
+    said = [record for record in caplog.records if "out of memory on cpu" in record.message]
+    assert len(said) > 2
+    assert [record.levelname for record in said if record.levelno >= logging.WARNING] == ["WARNING"]
 
 
 def test_what_is_done_is_not_encoded_again(model, small_memory) -> None:
     whole = [len(item.input_ids) for item in model.tokenize(MANY)]
-    passed = small_memory(700)
-    model.encode(MANY, batch_tokens=8000)
+    passed = small_memory(700, lambda: failures.append(len(passed)) or cuda_says_no(), texts=12)
+    failures: list[int] = []
+    model.encode(MANY, batch_tokens=700)
+    assert failures[0] > 3  # long texts come first and go through; of short ones a batch holds too many
     assert sorted(length for batch in passed for length in batch) == sorted(whole)
 
 

@@ -149,6 +149,27 @@ def test_a_part_cut_short_or_without_its_record_is_made_again(model, tmp_path) -
     assert furthest(np.asarray(read_vectors(out)), model.encode(MANY)) < 1e-6
 
 
+def test_a_disk_that_fills_up_between_a_part_and_its_record_leaves_no_record_of_other_texts(
+    model, tmp_path, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    encode_stream(model, MANY, out, shard_size=50, format="npy")
+    calls, fsync = [], os.fsync
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"part-00000\.npy: cannot be written \(No space left on device\)"):
+        encode_stream(model, MANY[::-1], out, shard_size=50, format="npy")
+    monkeypatch.undo()
+    assert encode_stream(model, MANY, out, shard_size=50, format="npy").made == 1
+    assert furthest(np.asarray(read_vectors(out)), model.encode(MANY)) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [
