@@ -85,8 +85,7 @@ class Encoder:
     ) -> np.ndarray:
         """Fill the rows `left` of `vectors`; return those still to do after a batch that did not fit."""
         is_done = np.zeros(len(left), np.bool_)
-        even = self.model.device.type == "cpu"
-        for batch in token_batches(tokens.lengths[left].tolist(), self.budget, packed=self._packed, even=even):
+        for batch in token_batches(tokens.lengths[left].tolist(), self.budget, packed=self._packed):
             rows = left[batch]
             found = self._try([tokens[row] for row in rows])
             if found is None:
