@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import output_folder
 from nvembed.core.errors import UserError
@@ -36,15 +36,31 @@ def load_backbone(
     from transformers import AutoModel
 
     with explained(source), quiet():
-        model = AutoModel.from_pretrained(
+        model, info = AutoModel.from_pretrained(
             source.location,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
             **source.load_arguments(),
         )
+    _check_whole(info, f"model.backbone {source.name!r}")
     drop_pooler(model)
     return model.to(device).eval()
+
+
+def _check_whole(info: Mapping[str, Any], where: str) -> None:
+    """Raises UserError for a tensor that transformers has drawn at random, since the checkpoint has none that fits.
+
+    A head is unexpected and left out, a pooler may be missing: neither is used.
+    """
+    for name, found, expected in sorted(info.get("mismatched_keys") or []):
+        shapes = f"{tuple(found)}, not {tuple(expected)}"
+        raise UserError(f"{where}: tensor {name} has shape {shapes}; weights and config.json disagree")
+    for name in sorted(info.get("missing_keys") or []):
+        if not name.startswith("pooler."):
+            raise UserError(f"{where}: tensor {name} is missing; the checkpoint is not whole")
 
 
 def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
@@ -52,6 +68,8 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
     if source.kind == "random":
         return byte_tokenizer()
     source = converted(source)
+    if source.kind == "folder":
+        check_tokenizer_files(Path(source.location), f"model.backbone {source.name!r}")
     from transformers import AutoTokenizer
 
     with explained(source):
@@ -59,6 +77,13 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
             source.location, trust_remote_code=trust_remote_code, **source.load_arguments()
         )
     return prepare_tokenizer(tokenizer)  # type: ignore[arg-type]
+
+
+def check_tokenizer_files(folder: Path, where: str) -> None:
+    """Raises UserError for a folder without a tokenizer's vocabulary, for which transformers makes up an empty one."""
+    known = ("tokenizer.json", "*.model", "vocab.txt", "vocab.json")
+    if not any(any(folder.glob(name)) for name in known):
+        raise UserError(f"{where}: {folder} holds no tokenizer (tokenizer.json or the like); copy it there too")
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

@@ -18,7 +18,7 @@ from nvembed.core.artifacts import output_folder, write_file
 from nvembed.core.errors import UserError
 from nvembed.modeling.assemble import Parts
 from nvembed.modeling.attention import set_attention
-from nvembed.modeling.backbone import prepare_tokenizer, quiet, refuse_pickled_folder
+from nvembed.modeling.backbone import check_tokenizer_files, prepare_tokenizer, quiet, refuse_pickled_folder
 from nvembed.modeling.export_check import check_equal, check_tensors
 from nvembed.modeling.hf_config import NVEmbedConfig
 from nvembed.modeling.hf_model import NVEmbedTextModel
@@ -205,12 +205,18 @@ def _load_config(where: str, place: Mapping[str, Any]) -> NVEmbedConfig:
         values, _ = NVEmbedConfig.get_config_dict(where, **place)
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: no model here or on the hub ({_first_line(error)}); check the name") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: config.json holds no object; give the folder of a saved model")
     if values.get("model_type") != "nvembed":
+        code = ", with trust_remote_code=True if you trust the code that it asks for" if values.get("auto_map") else ""
         raise UserError(
             f"{where}: holds a {values.get('model_type')!r} model, not 'nvembed'; "
-            "NVEmbedModel.from_card loads other models as their cards say"
+            f"NVEmbedModel.from_card loads other models as their cards say{code}"
         )
-    return NVEmbedConfig.from_dict(values)
+    try:
+        return NVEmbedConfig.from_dict(values)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(f"{where}: config.json cannot be used ({_first_line(error)[:200]}); copy it anew") from error
 
 
 def load_saved_tokenizer(where: str, revision: str | None = None) -> PreTrainedTokenizerFast:
@@ -218,9 +224,11 @@ def load_saved_tokenizer(where: str, revision: str | None = None) -> PreTrainedT
     from transformers import AutoTokenizer
 
     place = _place(where, revision)
+    if Path(where).is_dir():
+        check_tokenizer_files(Path(where), where)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **place)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
         raise UserError(f"{where}: tokenizer cannot be loaded ({_first_line(error)}); copy the model anew") from error
     return prepare_tokenizer(_plain_tokenizer(tokenizer))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.errors import UserError
 from nvembed.modeling.hf_config import PUBLISHED_BACKBONE, NVEmbedConfig
-from nvembed.modeling.spec import LatentSpec, Spec
+from nvembed.modeling.spec import LatentSpec, Spec, sizes_of
 from nvembed.text import DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
@@ -23,12 +23,15 @@ def spec_of(config: NVEmbedConfig, where: str) -> Spec:
     block = config.latent_attention_config or {}
     if not block.get("output_normalize", True):
         raise UserError(f"{where}: latent_attention_config.output_normalize is false; only true is supported")
-    latent = LatentSpec(
-        num_latents=block.get("num_latents_value", 512),
-        num_heads=block.get("num_cross_heads", 8),
-        head_dim=block.get("cross_dim_head", 4096),
-        latent_dim=block.get("latent_dim", 4096),
-        ff_mult=4,
+    latent = sizes_of(
+        LatentSpec,
+        {
+            "num_latents": block.get("num_latents_value", 512),
+            "num_heads": block.get("num_cross_heads", 8),
+            "head_dim": block.get("cross_dim_head", 4096),
+            "latent_dim": block.get("latent_dim", 4096),
+        },
+        where,
     )
     return Spec(
         pooling="latent",

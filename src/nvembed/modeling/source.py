@@ -104,7 +104,11 @@ class explained:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | ValueError | ImportError | KeyError) and not isinstance(error, UserError):
+        from safetensors import SafetensorError
+
+        known = (OSError, ValueError, ImportError, KeyError, SafetensorError)
+        # tokenizers raises a bare Exception for a file that it cannot read
+        if not isinstance(error, UserError) and (isinstance(error, known) or type(error) is Exception):
             raise UserError(_explain(self.source, error)) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from nvembed.core.errors import UserError
 from nvembed.text import DEFAULT_TEMPLATE
@@ -47,6 +47,9 @@ class SelfAttentionSpec:
         from nvembed.modeling.self_attention import SelfAttention
 
         return SelfAttention(dim, identity=identity, **asdict(self))
+
+
+Block = TypeVar("Block", LatentSpec, SelfAttentionSpec)
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,31 @@ class Spec:
         unknown = sorted(set(values) - known)
         if unknown:
             raise UserError(f"{where}: unknown keys {', '.join(unknown)}; the model was written by a later version")
+        from nvembed.modeling.pooling import Pooling
+
+        choices = {
+            "pooling": get_args(Pooling),
+            "attention": ("bidirectional", "causal"),
+            "layout": ("offset", "nv-embed"),
+            "precision": ("auto", "float32", "bfloat16"),
+        }
+        for key, known_values in choices.items():
+            if values.get(key, known_values[0]) not in known_values:
+                raise UserError(f"{where}: {key} {values[key]!r} is unknown; the model was written by a later version")
         latent, layer = values.get("latent"), values.get("self_attention")
         blocks = {
-            "latent": LatentSpec(**latent) if latent else None,
-            "self_attention": SelfAttentionSpec(**layer) if layer else None,
+            "latent": sizes_of(LatentSpec, latent, where) if latent else None,
+            "self_attention": sizes_of(SelfAttentionSpec, layer, where) if layer else None,
         }
         return cls(**{**values, **blocks})
+
+
+def sizes_of(kind: type[Block], values: Mapping[str, Any], where: str) -> Block:
+    """A block's sizes from plain values. Raises UserError unless they are known keys and positive whole numbers."""
+    known = {field.name for field in fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key}; the model was written by a later version")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f"{where}: {key} is {value!r}, not a positive whole number; copy config.json anew")
+    return kind(**values)

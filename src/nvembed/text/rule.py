@@ -109,6 +109,8 @@ class TextRule:
         return digest_json([own, self.template, self.layout, self.append_eos])
 
     def _check_room(self, prefix: str, max_length: int) -> None:
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+            raise UserError(f"max_length {max_length!r}: give a whole number of tokens, 1 or more")
         needed = self._prefix_length(prefix)
         if needed >= max_length:
             what = f"the instruction takes {needed} tokens" if prefix else f"special tokens alone take {needed}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from nvembed.core.errors import UserError
@@ -17,7 +17,7 @@ def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
 
     `first` is the place of the first one, where these are a part of more.
     """
-    if isinstance(texts, str | bytes):
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
         raise UserError(f"texts: got one {type(texts).__name__}; give a list of strings, [text] for a single one")
     checked = list(texts)
     for place, text in enumerate(checked, first):
