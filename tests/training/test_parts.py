@@ -16,17 +16,17 @@ LENGTHS = [7, 96, 12, 96, 40, 41, 3, 90, 11, 64] * 20
 
 @pytest.mark.parametrize("budget", [96, 500, 4096])
 def test_chunks_hold_every_text_once_within_the_budget(budget):
-    chunks = token_batches(LENGTHS, budget, even=True)
+    chunks = token_batches(LENGTHS, budget)
     assert sorted(index for chunk in chunks for index in chunk) == list(range(len(LENGTHS)))
     assert all(len(chunk) * max(LENGTHS[i] for i in chunk) <= budget for chunk in chunks)
 
 
 def test_a_text_longer_than_the_budget_is_a_chunk_of_its_own():
-    assert token_batches([500, 20, 20], 100, even=True) == [[0], [1, 2]]
+    assert token_batches([500, 20, 20], 100) == [[0], [1, 2]]
 
 
 def test_chunks_of_uneven_texts_waste_little_on_padding():
-    assert tokens_held(LENGTHS, token_batches(LENGTHS, 10**6, even=True)) < 1.25 * sum(LENGTHS)
+    assert tokens_held(LENGTHS, token_batches(LENGTHS, 10**6)) < 1.25 * sum(LENGTHS)
     assert len(LENGTHS) * max(LENGTHS) > 2 * sum(LENGTHS), "one padded batch would waste more than half"
 
 

@@ -34,22 +34,17 @@ def pack(batch: Sequence[Tokenized]) -> tuple[Tensor, Tensor, Tensor]:
     return input_ids, lengths, pool_mask
 
 
-def token_batches(
-    lengths: Sequence[int], batch_tokens: int, *, packed: bool = False, even: bool = False
-) -> list[list[int]]:
+def token_batches(lengths: Sequence[int], batch_tokens: int, *, packed: bool = False) -> list[list[int]]:
     """Indices of texts in batches of at most `batch_tokens` tokens (but always one text), longest texts first.
 
-    Args:
-        lengths: tokens of each text.
-        packed: count the texts' own tokens; otherwise rows × longest row, what a padded batch holds.
-        even: rather begin a new padded batch than pad a text much shorter than the batch's longest, once the batch is
-            large enough to keep the cores busy.
+    `packed` counts the texts' own tokens. Otherwise a batch holds rows × longest row; then it is closed early rather
+    than filled with texts much shorter than its longest, once it is large enough to keep the cores busy.
     """
     batches: list[list[int]] = []
     longest = held = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         added = lengths[index] if packed else longest
-        uneven = even and not packed and held >= FULL_BATCH_TOKENS and lengths[index] < EVEN_SHARE * longest
+        uneven = not packed and held >= FULL_BATCH_TOKENS and lengths[index] < EVEN_SHARE * longest
         if batches and held + added <= batch_tokens and not uneven:
             batches[-1].append(index)
             held += added

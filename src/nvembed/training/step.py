@@ -97,7 +97,7 @@ class Trainer:
         lengths = [len(item.input_ids) for item in tokenized]
         budget = self.stage.micro_batch_tokens
         model, packed = self.engine.module.model, self.engine.module.packed
-        rows = token_batches(lengths, budget, packed=packed, even=True)
+        rows = token_batches(lengths, budget, packed=packed)
         pooled = sum(sum(item.pool_mask) for item in tokenized)
         count, too_large, stop, most = self._greatest(
             [len(rows), int(tokens_held(lengths, rows, packed=packed) > budget), int(self.stop_requested), pooled]
