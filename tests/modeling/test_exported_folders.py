@@ -126,11 +126,25 @@ def test_published_vectors_survive_a_round_trip_through_each_layout(layout: str,
     assert all(torch.equal(written[name], published[name]) for name in published)
 
 
-def test_published_vectors_come_through_sentence_transformers_truncation_included(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "route",
+    [
+        ["sentence-transformers"],
+        ["nv-embed", "sentence-transformers"],
+        ["sentence-transformers", "sentence-transformers"],
+        ["sentence-transformers", "nv-embed", "sentence-transformers"],
+    ],
+)
+def test_published_vectors_come_through_sentence_transformers_by_every_route_truncation_included(
+    route: list, tmp_path: Path
+) -> None:
     from sentence_transformers import SentenceTransformer
 
-    NVEmbedModel.from_pretrained(DATA / "nvembed-tiny").save_pretrained(tmp_path / "out")
-    loaded = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    folder = DATA / "nvembed-tiny"
+    for stop, layout in enumerate(route):
+        folder = NVEmbedModel.from_pretrained(folder).save_pretrained(tmp_path / str(stop), layout=layout)
+        assert_published(NVEmbedModel.from_pretrained(folder))
+    loaded = SentenceTransformer(str(folder), device="cpu")
     for case in expected():
         loaded.max_seq_length = case["max_length"]
         vectors = loaded.encode(case["texts"], prompt=case["instruction"] or None)

@@ -59,6 +59,8 @@ def write_adapter_folder(model: NVEmbedModel, out: Path, *, dtype: torch.dtype |
     adapters = adapter_tensors(model.backbone)
     if not adapters:
         raise UserError("adapter_only: the backbone has no adapter (it was trained in full, or merged); save it whole")
+    if model.latent is not None and model.latent.inference_only:
+        raise UserError("the model was loaded with inference_only=True and cannot be saved; load it without")
     source = find_source(str(base["backbone"]), base["revision"])
     prefix = "embedding_model." if is_saved_model(source) else ""
     named = {f"base_model.model.{prefix}{name}": tensor.to("cpu", dtype) for name, tensor in adapters.items()}
