@@ -190,6 +190,15 @@ def test_a_saved_model_as_backbone_brings_its_layer(section: Section, stirred: S
     assert furthest(as_mean.encode(TEXTS), model.encode(TEXTS)) > 1e-3
 
 
+def test_models_that_differ_in_their_heads_alone_have_other_fingerprints(section: Section) -> None:
+    """Their weights are equal, their vectors are not: a cache must not take one for the other."""
+    asked = [section(pooling="self-attention", self_attention={"num_heads": heads}) for heads in (2, 4)]
+    one, other = (NVEmbedModel.from_section(each) for each in asked)
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+    assert furthest(one.encode(["who"]), other.encode(["who"])) > 1e-6
+    assert one.fingerprint() != other.fingerprint()
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [({"num_heads": 5}, "5 heads do not divide the backbone's width 32"), ({"num_heads": 64, "head_dim": 64}, "far")],

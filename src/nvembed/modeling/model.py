@@ -362,4 +362,5 @@ class NVEmbedModel(nn.Module):
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest_json([digest.hexdigest(), self.rule.digest(), self.spec.pooling, self.spec.attention])
+        heads = [block.num_heads for block in (self.spec.latent, self.spec.self_attention) if block is not None]
+        return digest_json([digest.hexdigest(), self.rule.digest(), self.spec.pooling, self.spec.attention, *heads])
