@@ -19,6 +19,7 @@ from nvembed.core.errors import UserError
 from nvembed.core.progress import Progress
 from nvembed.modeling.batching import Precision, autocast, evaluating, token_batches
 from nvembed.modeling.plan import Plan, PlanOptions, make_plan
+from nvembed.modeling.replica import in_half
 from nvembed.text import Tokenized, check_texts
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Encoder:
     def __init__(self, model: NVEmbedModel, plan: Plan) -> None:
         self.model, self.plan, self.budget = model, plan, plan.batch_tokens
         self._packed = self._has_warned = False
+        self._forward = model
 
     def encode(self, texts: Sequence[str], report: Report = lambda _: None) -> np.ndarray:
         """Stored vectors of `texts`, in their order. Raises UserError if a single text does not fit into memory."""
@@ -75,7 +77,8 @@ class Encoder:
         vectors = plan.empty(len(texts))
         left = np.arange(len(texts))
         with evaluating(self.model), torch.inference_mode(), autocast(plan.compute, self.model.device):
-            self._packed = self.model.packs()
+            self._forward = in_half(self.model) if plan.compute == "bfloat16" else self.model
+            self._packed = self._forward.packs()
             while len(left):
                 left = self._until_memory_runs_out(tokens, left, vectors, report)
         return vectors
@@ -99,7 +102,7 @@ class Encoder:
     def _try(self, batch: list[Tokenized]) -> np.ndarray | None:
         """float32 (texts, dim), or None if memory ran out: by then the failed batch's tensors are gone."""
         try:
-            return self.model(*self.model.collate(batch, packed=self._packed)).cpu().numpy()
+            return self._forward(*self.model.collate(batch, packed=self._packed)).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nvembed.core.errors import UserError
+from nvembed.modeling.replica import weights_key
 
 
 class QueryProjection(nn.Linear):
@@ -268,8 +269,7 @@ class LatentAttention(nn.Module):
 
         It is multiplied out in the weights' own precision, whatever autocast says.
         """
-        parameters = self._attention_parameters()
-        key = tuple((p.data_ptr(), None if p.is_inference() else p._version, p.dtype, p.device) for p in parameters)
+        key = weights_key(self._attention_parameters())
         if self._fold is None or self._fold[0] != key:
             # Not as inference tensors, which a later call with gradients could not use.
             with torch.inference_mode(False), torch.no_grad(), _without_autocast(self.latents.device.type):

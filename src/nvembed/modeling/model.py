@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +14,16 @@ from torch.nn import functional
 
 from nvembed.core.digests import digest_json
 from nvembed.modeling import batching, packing
-from nvembed.modeling.assemble import is_saved_model, parts_of_section
-from nvembed.modeling.attention import set_attention
-from nvembed.modeling.backbone import load_backbone, load_tokenizer
+from nvembed.modeling.assemble import parts_of_section
+from nvembed.modeling.card import from_card
 from nvembed.modeling.checks import backbone_digest, hidden_size
 from nvembed.modeling.latent import LatentAttention
 from nvembed.modeling.lora import add_lora
 from nvembed.modeling.plan import BATCH_TOKENS, EncodePrecision
 from nvembed.modeling.pooling import pool, pool_packed
 from nvembed.modeling.self_attention import SelfAttention
-from nvembed.modeling.source import find_source
 from nvembed.modeling.spec import Spec
-from nvembed.text import DEFAULT_TEMPLATE, TextRule, Tokenized
+from nvembed.text import TextRule, Tokenized
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +75,7 @@ class NVEmbedModel(nn.Module):
         self.trained_names: frozenset[str] = frozenset()
         self.origin: dict[str, str] = {}
         self._obstacle: str | None = _UNTRIED  # to packing texts
+        self.half_backbone: tuple[Any, PreTrainedModel] | None = None  # `replica.in_half` keeps it here, no sub-module
 
     @classmethod
     def from_section(
@@ -175,50 +173,13 @@ class NVEmbedModel(nn.Module):
             self, folder, layout, instructions=instructions, dtype=dtype, adapter_only=adapter_only, check=check
         )
 
-    @classmethod
-    def from_card(
-        cls,
-        backbone: str,
-        *,
-        revision: str | None = None,
-        pooling: Literal["mean", "cls", "last"] = "mean",
-        query_prefix: str = "",
-        document_prefix: str = "",
-        max_length: int = 512,
-        attention: Literal["bidirectional", "causal"] = "causal",
-        template: str = DEFAULT_TEMPLATE,
-        append_eos: bool | None = None,
-        precision: Literal["auto", "float32", "bfloat16"] = "auto",
-        trust_remote_code: bool = False,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> NVEmbedModel:
-        """An untrained backbone as its own card says: its pooling, its prefixes, no block, no instruction.
+    from_card = classmethod(from_card)
 
-        For baselines and mining teachers. A saved model of this project, or a published one, comes as what it is, with
-        its own pooling and text rule. `template` is used only if a caller gives an instruction all the same.
-        `append_eos` None adds an end token for `last` pooling alone.
-        """
-        source = find_source(backbone, revision)
-        if is_saved_model(source, trust_remote_code=trust_remote_code):
-            built = cls.from_pretrained(source.location, revision=revision, device=device, dtype=dtype)
-            built.spec = replace(built.spec, max_length=max_length, precision=precision)
-            built.query_prefix, built.document_prefix = query_prefix, document_prefix
-            return built
-        spec = Spec(
-            pooling=pooling,
-            attention=attention,
-            template=template,
-            append_eos=pooling == "last" if append_eos is None else append_eos,
-            max_length=max_length,
-            precision=precision,
-        )
-        model = load_backbone(source, dtype=dtype, trust_remote_code=trust_remote_code)
-        set_attention(model, attention)
-        built = cls(model, load_tokenizer(source, trust_remote_code=trust_remote_code), spec)
-        built.query_prefix, built.document_prefix = query_prefix, document_prefix
-        built.origin = {"backbone": backbone}
-        return built.requires_grad_(False).eval().to(device)
+    def train(self, mode: bool = True) -> NVEmbedModel:
+        """Also forgets the bf16 copy: optimisers may write weights in ways that leave no trace."""
+        if mode:
+            self.half_backbone = None
+        return super().train(mode)
 
     @property
     def device(self) -> torch.device:
