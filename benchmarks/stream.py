@@ -106,6 +106,8 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     peak = max(run["peak_gb"] - run["model_gb"] for run in (killed, resumed))
     print(f"shards made again: {redone} of {len(before)}; left behind by the kill and made: {resumed['made']}")
     print(f"peak above the model: {peak:.2f} GB (asked: under {LIMIT_GB:.0f})")
+    seconds = sum(run["seconds"] for run in (killed, resumed))
+    print(f"{seconds:.0f} s together, {asked.texts / seconds:.0f} texts a second; load at the end {describe()['load']}")
     gap = check(model, out, asked.texts)
     print(f"{asked.texts} rows in order; 1,000 of them against `encode`: greatest difference {gap:.1e}")
     return {
@@ -114,6 +116,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "format": asked.format,
         "runs": [killed, resumed],
         "redone": redone,
+        "seconds": seconds,
         "peak_above_model_gb": peak,
         "greatest_difference": gap,
     }
