@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from nvembed.recipe import Model
 
 logger = logging.getLogger(__name__)
-_UNTRIED = "not tried"
 
 
 class NVEmbedModel(nn.Module):
@@ -74,7 +73,7 @@ class NVEmbedModel(nn.Module):
         self.dim = hidden_size(backbone.config)
         self.trained_names: frozenset[str] = frozenset()
         self.origin: dict[str, str] = {}
-        self._obstacle: str | None = _UNTRIED  # to packing texts
+        self._obstacle: dict[str, str | None] = {}  # to packing texts, once tried; shared by shallow copies
         self.half_backbone: tuple[Any, PreTrainedModel] | None = None  # `replica.in_half` keeps it here, no sub-module
 
     @classmethod
@@ -215,12 +214,13 @@ class NVEmbedModel(nn.Module):
         with batching.autocast(precision or "float32", self.device):
             if not packing.pays(self.backbone):
                 return False
-            if self._obstacle is _UNTRIED:
+            if not self._obstacle:
+                name = type(self.backbone).__name__
                 with batching.evaluating(self.backbone):
-                    self._obstacle = packing.obstacle(self.backbone)
-                if self._obstacle:
-                    logger.warning("%s: texts are padded, not packed: %s", type(self.backbone).__name__, self._obstacle)
-        return self._obstacle is None
+                    self._obstacle[name] = packing.obstacle(self.backbone)
+                if self._obstacle[name]:
+                    logger.warning("%s: texts are padded, not packed: %s", name, self._obstacle[name])
+        return not any(self._obstacle.values())
 
     def collate(self, batch: Sequence[Tokenized], *, packed: bool | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """What `forward` takes, in either form; `packed` None: as `packs` says."""
