@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Packed:
         bounds = torch.tensor([0, *itertools.accumulate(sizes)], dtype=torch.int32)
         return cls(sizes, bounds.to(device, non_blocking=True))
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Tokens of the longest text."""
         return max(self.lengths)
