@@ -30,7 +30,7 @@ FILLED, CLOSED, PACKED = "filled", "closed early", "packed"
 def main() -> None:
     """Measure, print a table, and keep the figures if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=int, nargs="+", default=[32, 200, 1000, 3000], help="how many at a time")
+    parser.add_argument("--texts", type=int, nargs="+", default=[32, 200, 1000], help="how many at a time")
     parser.add_argument("--tokens", type=int, default=16384, help="token budget of a batch (16384)")
     parser.add_argument("--precisions", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--repeats", type=int, default=3)
