@@ -93,7 +93,45 @@ def test_a_bad_value_is_refused_and_named(override: str, says: str) -> None:
 
 
 def test_a_stage_that_could_learn_nothing_is_refused() -> None:
-    assert "nothing to learn from" in refusal("tiny", "stage1.negatives=0", "stage1.in_batch_negatives=false")
+    assert "nothing to learn from" in refusal("tiny", "stage1.negatives=0", "stage1.in_batch.enabled=false")
+
+
+def test_queries_of_one_task_with_in_batch_negatives_are_enough_to_learn_from() -> None:
+    load_recipe("tiny", ["stage1.negatives=0", "stage1.in_batch.enabled=false", "stage1.in_batch.on_for=[retrieval]"])
+
+
+def test_in_batch_negatives_under_their_old_name_are_refused_with_the_new_one() -> None:
+    said = refusal("tiny", "stage2.in_batch_negatives=true")
+    assert "stage2: in_batch_negatives is now in_batch.enabled; write" in said
+
+
+def test_a_stage_without_a_word_on_its_loss_has_the_plain_one() -> None:
+    stage = load_recipe(MINIMAL).stage1
+    assert stage.in_batch.model_dump() == {
+        "enabled": True,
+        "on_for": [],
+        "off_for": [],
+        "others_hard_negatives": True,
+        "weight": 1.0,
+    }
+    assert stage.hard_negatives_weight == 1
+    assert stage.false_negatives.model_dump() == {"same_class": False, "margin": None}
+    assert stage.hardness.strength == 0 and stage.matryoshka.dims == [] and stage.distillation.weight == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["stage1.in_batch={on_for: [a, b], off_for: [b]}"], "b: in both on_for and off_for"),
+        (["stage1.in_batch.weight=0"], "stage1.in_batch.weight"),
+        (["stage1.matryoshka={dims: [8, 16], weights: [1]}"], "2 dims but 1 weights"),
+        (["stage1.matryoshka.dims=[8, 8]"], "dims names a length twice"),
+        (["stage1.hardness.of=soft"], "stage1.hardness.of"),
+        (["stage2.distillation.weight=1", "mining.enabled=false"], "stage2.distillation.weight is above 0, but mining"),
+    ],
+)
+def test_a_loss_that_contradicts_itself_is_refused(overrides: list[str], says: str) -> None:
+    assert says in refusal("tiny", *overrides)
 
 
 def test_a_missing_section_is_named() -> None:

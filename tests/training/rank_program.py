@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from nvembed.data import BatchSampler, read_examples
+from nvembed.data import BatchSampler, read_examples, read_teacher_scores
 from nvembed.modeling import NVEmbedModel
 from nvembed.training import engine as engines
 from nvembed.training.job import section
@@ -40,7 +40,8 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
     )
     engine.train()
     sampler = BatchSampler(read_examples(case["dataset"]), stage.batch_size, stage.seed, stage.task_types)
-    trainer = (AtOnce if case.get("at_once") else Trainer)(engine, sampler, stage, rank, world, device)
+    teacher = read_teacher_scores(case["dataset"]) if stage.distillation.weight else None
+    trainer = (AtOnce if case.get("at_once") else Trainer)(engine, sampler, stage, rank, world, device, teacher)
     cached = []
     cut = trainer._cut
 

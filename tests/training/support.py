@@ -49,9 +49,18 @@ def make_examples(count: int, *, negatives: int = 2, seed: int = 0, task_type: s
 
 
 def make_dataset(folder: Path, examples: list[Example], kind: str = "mined") -> Path:
-    """A dataset folder as mining writes it."""
+    """A dataset folder as mining writes it: retrieval examples have a teacher's scores, here random ones."""
+    draw = random.Random(1)
+    mined = [example.task_type == "retrieval" for example in examples]
+    columns = {
+        "positive_score": [draw.uniform(0.5, 1) if is_mined else None for is_mined in mined],
+        "negative_scores": [
+            [draw.uniform(0, 0.9) for _ in e.negatives] if is_mined else []
+            for e, is_mined in zip(examples, mined, strict=True)
+        ],
+    }
     with output_folder(folder) as inside:
-        write_examples(inside, examples)
+        write_examples(inside, examples, columns=columns if kind == "mined" else None)
         write_manifest(inside, kind=kind, section={}, licenses={"made up": "CC0-1.0"})
     return folder
 

@@ -7,26 +7,20 @@ positive do not; that a missing negative is missing and not replaced.
 import numpy as np
 import pytest
 import torch
+from training.plain_loss import example, vector_of
 
-from nvembed.data import Example
+from nvembed.recipe import InBatch
 from nvembed.training.layout import deal, lay_out
 from nvembed.training.losses import info_nce, means
 
 TEMPERATURE = 0.07
 
 
-def example(query, positive, negatives=(), **other):
-    """An example of which only the texts matter."""
-    fields = {"task": "t", "task_type": "retrieval", "query_instruction": "find", "document_instruction": ""}
-    fields |= {"source": "s", "license": "l", "id": query + positive} | other
-    return Example(query=query, positive=positive, negatives=tuple(negatives), **fields)
-
-
 def arranged(batch, *, negatives=2, in_batch=True, rank=0, world=1):
     return lay_out(
         batch,
         negatives=negatives,
-        in_batch=in_batch,
+        in_batch=InBatch(enabled=in_batch),
         query_max_length=16,
         document_max_length=32,
         rank=rank,
@@ -34,14 +28,9 @@ def arranged(batch, *, negatives=2, in_batch=True, rank=0, world=1):
     )
 
 
-def vectors_of(texts, dim=8):
+def vectors_of(texts):
     """A fixed unit vector a text, in float64."""
-    rows = []
-    for text in texts:
-        seed = int.from_bytes((text.text + "|" + text.instruction).encode().ljust(8, b"_")[-8:], "big") % 2**32
-        rows.append(np.random.default_rng(seed).normal(size=dim))
-    rows = np.array(rows)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.array([vector_of(text) for text in texts])
 
 
 def our_losses(batch, dtype=torch.float64, **options):
@@ -112,7 +101,7 @@ def test_equal_texts_are_encoded_once_and_a_query_text_apart_from_the_same_text_
         example("a", "b", query_instruction="x", document_instruction="x"),
         example("b", "a", query_instruction="x", document_instruction="x"),
     ]
-    layout = lay_out(symmetric, negatives=1, in_batch=True, query_max_length=32, document_max_length=32)
+    layout = lay_out(symmetric, negatives=1, in_batch=InBatch(), query_max_length=32, document_max_length=32)
     assert len(layout.texts) == 2, "with one instruction and length on both sides a text has one vector"
 
 
@@ -165,7 +154,7 @@ def test_what_one_watches_is_counted_over_the_documents_of_the_denominator():
     layout = lay_out(
         [example("q1", "p1", ["n1"]), example("q2", "p2")],
         negatives=1,
-        in_batch=False,
+        in_batch=InBatch(enabled=False),
         query_max_length=8,
         document_max_length=8,
     )

@@ -1,7 +1,8 @@
 """One step on several ranks is the step of one process.
 
 What is pinned: loss and gradients on 2 ranks, with and without the gradient cache, equal a plain computation on one
-process that shares nothing with the trainer but the model. This fails if a gradient misses the factor of the world
+process that shares nothing with the trainer but the model; so do they with everything that a stage may change in its
+loss. This fails if a gradient misses the factor of the world
 size and if the other ranks' documents are detached. With dropout on, the gradient cache equals autograd through the
 same chunks; the test refuses to prove that of a model without active dropout.
 """
@@ -11,11 +12,23 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from training.plain_loss import plain_losses
 from training.support import HERE, make_dataset, make_examples, recipe, torchrun
 
-from nvembed.data import BatchSampler, read_examples
+from nvembed.data import BatchSampler, read_examples, read_teacher_scores
 from nvembed.modeling import NVEmbedModel
+from nvembed.recipe import InBatch, Stage
 
+ALONE = {"in_batch": InBatch(enabled=False).model_dump()}
+CHANGED = {
+    "in_batch": {"enabled": True, "on_for": [], "off_for": [], "others_hard_negatives": False, "weight": 0.5},
+    "hard_negatives_weight": 2.0,
+    "false_negatives": {"same_class": False, "margin": 0.0},
+    "hardness": {"strength": 5.0, "of": "all"},
+    "matryoshka": {"dims": [16, 8], "weights": [0.5, 0.25]},
+    "distillation": {"weight": 0.5, "teacher_temperature": 0.1},
+    "temperature": 0.1,
+}
 NO_CLIPPING = "stage1.max_grad_norm=1000000"
 BATCH = 8
 
@@ -59,10 +72,10 @@ def gradients(state):
     return {name.removeprefix("exp_avg/"): value / 0.1 for name, value in state.items() if name.startswith("exp_avg/")}
 
 
-def plain_truth(setting, *, in_batch):
+def plain_truth(setting, **keys):
     """Loss and gradients of the first batch by plain PyTorch: one process, and loops in place of the mask."""
     made, folder = setting
-    stage = made.stage1
+    stage = Stage.model_validate(made.stage1.model_dump() | keys)
     model = NVEmbedModel.from_section(made.model, trainable=True)
     model.latent.folded = False
     batch = BatchSampler(read_examples(folder / "dataset"), BATCH, stage.seed, stage.task_types).batch(0)
@@ -70,18 +83,25 @@ def plain_truth(setting, *, in_batch):
     def encode(texts, instruction, length):
         return model(*model.collate(model.tokenize(texts, instruction, length)))
 
-    queries = encode([e.query for e in batch], batch[0].query_instruction, stage.query_max_length)
-    losses = []
-    documents = [[e.positive, *e.negatives[: stage.negatives]] for e in batch]
-    vectors = [encode(texts, "", stage.document_max_length) for texts in documents]
-    for row, example in enumerate(batch):
-        scores = [queries[row] @ vectors[row][0]]
-        for other, texts in enumerate(documents):
-            for place, text in enumerate(texts):
-                if text != example.positive and (in_batch or other == row):
-                    scores.append(queries[row] @ vectors[other][place])
-        losses.append(torch.logsumexp(torch.stack(scores) / stage.temperature, 0) - scores[0] / stage.temperature)
-    loss = torch.stack(losses).mean()
+    queries = dict(
+        zip(
+            [e.id for e in batch],
+            encode([e.query for e in batch], batch[0].query_instruction, stage.query_max_length),
+            strict=True,
+        )
+    )
+    texts = [[e.positive, *e.negatives[: stage.negatives]] for e in batch]
+    documents = {
+        e.id: dict(zip(some, encode(some, "", stage.document_max_length), strict=True))
+        for e, some in zip(batch, texts, strict=True)
+    }
+    loss = plain_losses(
+        batch,
+        stage,
+        lambda one: queries[one.id],
+        lambda one, text: documents[one.id][text],
+        scores=read_teacher_scores(folder / "dataset"),
+    ).mean()
     loss.backward()
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
@@ -100,7 +120,9 @@ def test_loss_and_gradients_on_two_ranks_are_those_of_a_plain_process(setting):
         [
             case(setting, "direct"),
             case(setting, "cached", budget=200),
-            case(setting, "alone", budget=200, stage={"in_batch_negatives": False}),
+            case(setting, "alone", budget=200, stage=ALONE),
+            case(setting, "changed", stage=CHANGED),
+            case(setting, "changed-cached-zero2", zero=2, budget=200, stage=CHANGED),
             case(setting, "whole-zero3", zero=3),
             case(setting, "cached-zero2", zero=2, budget=200),
             case(setting, "cached-zero3", zero=3, budget=200),
@@ -110,11 +132,11 @@ def test_loss_and_gradients_on_two_ranks_are_those_of_a_plain_process(setting):
             case(setting, "replayed-cached", budget=200, dropout=0.3),
         ],
     )
-    in_batch, own = plain_truth(setting, in_batch=True), plain_truth(setting, in_batch=False)
+    in_batch, own, changed = plain_truth(setting), plain_truth(setting, **ALONE), plain_truth(setting, **CHANGED)
     for name, (state, told) in results.items():
         if "replayed" in name:
             continue
-        loss, truth = own if name == "alone" else in_batch
+        loss, truth = own if name == "alone" else changed if name.startswith("changed") else in_batch
         assert told["cut"][0]["fits"] == ("cached" not in name and name != "alone")
         assert set(told["cut"][0]["packed"]) == {name.startswith("packed")}
         assert told["cut"][0]["folded"], "the truth is computed with the block in its plain form"
@@ -138,7 +160,7 @@ def test_every_zero_stage_and_number_of_ranks_takes_the_same_steps(setting, worl
         for budget in (100_000, 200)
     ]
     results = run_cases(setting, world, cases)
-    truth = plain_truth(setting, in_batch=True)
+    truth = plain_truth(setting)
     reference, _ = results["zero0-100000"]
     for name, (state, told) in results.items():
         assert told["records"][0]["loss"] == pytest.approx(truth[0], rel=1e-5), name

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nvembed.data.example import Example
     from nvembed.data.preparation import prepare
     from nvembed.data.source import BadRow, SourceCheck, check_source
-    from nvembed.data.store import read_corpus, read_examples, write_corpus, write_examples
+    from nvembed.data.store import read_corpus, read_examples, read_teacher_scores, write_corpus, write_examples
 
 _HOMES = {
     "BadRow": "source",
@@ -25,6 +25,7 @@ _HOMES = {
     "prepare": "preparation",
     "read_corpus": "store",
     "read_examples": "store",
+    "read_teacher_scores": "store",
     "write_corpus": "store",
     "write_examples": "store",
 }
@@ -38,6 +39,7 @@ __all__ = [
     "prepare",
     "read_corpus",
     "read_examples",
+    "read_teacher_scores",
     "write_corpus",
     "write_examples",
 ]

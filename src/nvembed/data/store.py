@@ -55,6 +55,22 @@ def read_examples(folder: Path | str) -> list[Example]:
     return examples
 
 
+def read_teacher_scores(folder: Path | str) -> dict[str, dict[str, float]]:
+    """The scores that mining's teacher gave: an example's id → text of its positive or of a negative → score.
+
+    Raises UserError if the folder holds none.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for row in read_parts(Path(folder) / "train"):
+        if row.get("positive_score") is not None:
+            known = scores.setdefault(row["id"], {})
+            known[row["positive"]] = row["positive_score"]
+            known.update(zip(row["negatives"], row["negative_scores"], strict=True))
+    if not scores:
+        raise UserError(f"{folder}: holds no scores of a teacher; give a folder that mining wrote with mining.enabled")
+    return scores
+
+
 def write_corpus(folder: Path, texts: Iterable[str]) -> int:
     """Write `<folder>/corpus/part-NNNNN.parquet` (id, text), each text once in first-seen order; return how many."""
     rows = [{"id": document_id(text), "text": text} for text in dict.fromkeys(texts)]

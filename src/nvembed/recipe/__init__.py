@@ -1,6 +1,7 @@
 """One recipe holds every choice: typed sections, presets, overrides, digests."""
 
 from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json
+from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.schema import (
     SECTIONS,
     Data,
@@ -20,9 +21,14 @@ from nvembed.recipe.schema import (
 __all__ = [
     "SECTIONS",
     "Data",
+    "Distillation",
     "Evaluation",
+    "FalseNegatives",
+    "Hardness",
+    "InBatch",
     "LatentBlock",
     "LoRA",
+    "Matryoshka",
     "Mining",
     "Model",
     "Recipe",

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-TaskType = Literal["retrieval", "classification", "clustering", "sts", "pair"]
-
-
-class Section(BaseModel):
-    """Base of all sections: no unknown keys, no change after checking, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
+from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 
 
 class LoRA(Section):
@@ -118,7 +111,7 @@ class Data(Section):
     instructions: dict[TaskType, str] = Field(
         {}, description="the task sentences; those not given are the source's own"
     )
-    task_types: list[TaskType] = ["retrieval", "classification", "clustering"]
+    task_types: list[TaskType] = Field(["retrieval", "classification", "clustering"], description="what is made of it")
     dev_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.15
     min_test_queries: Positive = 30
@@ -184,10 +177,15 @@ class Stage(Section):
         None, description="steps on a CPU without bf16 instructions, where a step takes two to three times as long"
     )
     batch_size: Positive = 128
-    negatives: Annotated[int, Field(ge=0)] = 7
-    task_types: list[TaskType] = ["retrieval"]
-    in_batch_negatives: bool = True
-    temperature: Annotated[float, Field(gt=0)] = 0.02
+    negatives: Annotated[int, Field(ge=0)] = Field(7, description="own hard negatives used of each example, at most")
+    task_types: list[TaskType] = Field(["retrieval"], description="whose examples the stage trains on")
+    in_batch: InBatch = InBatch()
+    hard_negatives_weight: Weight = Field(1.0, description="what each own hard negative counts in the denominator")
+    false_negatives: FalseNegatives = FalseNegatives()
+    hardness: Hardness = Hardness()
+    matryoshka: Matryoshka = Matryoshka()
+    distillation: Distillation = Distillation()
+    temperature: Annotated[float, Field(gt=0)] = Field(0.02, description="divides the cosines")
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     latent_learning_rate: Annotated[float, Field(gt=0)] | None = None
     warmup_steps: Annotated[int, Field(ge=0)] = 50
@@ -204,12 +202,19 @@ class Stage(Section):
     log_steps: Positive = 10
     seed: int = 17
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_batch_is_a_section(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and "in_batch_negatives" in tree:
+            raise ValueError("in_batch_negatives is now in_batch.enabled; write `in_batch: {enabled: true or false}`")
+        return tree
+
 
 class Evaluation(Section):
     """What is measured, and how sure one wants to be."""
 
-    candidates: list[Literal["bm25", "base", "stage1", "stage2"]] = ["bm25", "base", "stage1", "stage2"]
-    splits: list[Literal["dev", "test"]] = ["dev", "test"]
+    candidates: list[Literal["bm25", "base", "stage1", "stage2"]] = Field(["bm25", "base", "stage1", "stage2"])
+    splits: list[Literal["dev", "test"]] = Field(["dev", "test"])
     bootstrap_samples: Positive = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     batch_tokens: Positive = 16384
@@ -261,8 +266,10 @@ class Recipe(Section):
             for key in ("query_max_length", "document_max_length"):
                 if getattr(stage, key) > self.model.max_length:
                     raise ValueError(f"{name}.{key} is {getattr(stage, key)}, above model.max_length")
-            if stage.negatives == 0 and not stage.in_batch_negatives:
-                raise ValueError(f"{name} has neither negatives nor in_batch_negatives: there is nothing to learn from")
+            if stage.negatives == 0 and not (stage.in_batch.enabled or stage.in_batch.on_for):
+                raise ValueError(f"{name} has neither negatives nor in_batch.enabled: there is nothing to learn from")
+            if stage.distillation.weight and not self.mining.enabled:
+                raise ValueError(f"{name}.distillation.weight is above 0, but mining, whose teacher scores, is off")
         return self
 
 

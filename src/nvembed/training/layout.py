@@ -7,16 +7,17 @@ nothing but vectors needs to travel. Texts that a rank needs more than once are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
+from nvembed.training.denominators import Classes, Column, TeacherScores, compare, has_in_batch
 from nvembed.training.losses import Comparison
 
 if TYPE_CHECKING:
     from nvembed.data import Example
+    from nvembed.recipe import InBatch
 
 
 @dataclass(frozen=True)
@@ -57,47 +58,52 @@ class _Share:
     texts: list[Text]
     queries: list[int]
     documents: list[int]
-    columns: list[tuple[int, int, str]]  # example, place among `documents`, text; an example's first is its positive
+    columns: list[Column]  # their rows are places among `documents`
 
 
 def lay_out(
     batch: Sequence[Example],
     *,
     negatives: int,
-    in_batch: bool,
+    in_batch: InBatch,
     query_max_length: int,
     document_max_length: int,
     rank: int = 0,
     world: int = 1,
+    classes: Classes | None = None,
+    teacher: TeacherScores | None = None,
 ) -> Layout:
     """Divide a batch over ranks and say what is compared with what.
 
     Args:
         batch: the whole batch, the same on every rank.
         negatives: hard negatives used of each example; an example that has fewer is compared with fewer.
-        in_batch: also compare with the other examples' documents, over all ranks.
+        in_batch: which queries are also compared with which of the other examples' documents, over all ranks.
         query_max_length: tokens of a query, instruction included.
         document_max_length: tokens of a document.
         rank: this rank.
         world: number of ranks; at most `len(batch)`.
+        classes: known classes; what is of a query's own class is no negative of it.
+        teacher: scores to learn from.
     """
     shares = [
         _share(batch, members, negatives, query_max_length, document_max_length) for members in deal(batch, world)
     ]
     mine = shares[rank]
-    gathered_rows = max(len(share.documents) for share in shares) if in_batch and world > 1 else None
-    seen = shares if in_batch else [mine]
+    together = any(has_in_batch(example, in_batch) for example in batch)
+    gathered_rows = max(len(share.documents) for share in shares) if together and world > 1 else None
+    seen = shares if together else [mine]
     columns = [
-        (example, place + (index * gathered_rows if gathered_rows else 0), text)
+        replace(column, row=column.row + (index * gathered_rows if gathered_rows else 0))
         for index, share in enumerate(seen)
-        for example, place, text in share.columns
+        for column in share.columns
     ]
     return Layout(
         texts=mine.texts,
         queries=torch.tensor(mine.queries),
         documents=torch.tensor(mine.documents),
         gathered_rows=gathered_rows,
-        comparison=_compare(batch, mine.examples, columns, in_batch),
+        comparison=compare(batch, mine.examples, columns, in_batch, classes=classes, teacher=teacher),
         batch_size=len(batch),
     )
 
@@ -122,42 +128,13 @@ def _share(
     places: dict[Text, int] = {}
     documents: dict[int, int] = {}
     queries: list[int] = []
-    columns: list[tuple[int, int, str]] = []
+    columns: list[Column] = []
     for index in members:
         example = batch[index]
         query = Text(example.query, example.query_instruction, query_max_length)
         queries.append(places.setdefault(query, len(places)))
-        for text in [example.positive, *example.negatives[:negatives]]:
+        for turn, text in enumerate([example.positive, *example.negatives[:negatives]]):
             document = Text(text, example.document_instruction, document_max_length)
             place = places.setdefault(document, len(places))
-            columns.append((index, documents.setdefault(place, len(documents)), text))
+            columns.append(Column(index, documents.setdefault(place, len(documents)), text, is_positive=turn == 0))
     return _Share(members, list(places), queries, list(documents), columns)
-
-
-def _compare(
-    batch: Sequence[Example], rows: list[int], columns: list[tuple[int, int, str]], in_batch: bool
-) -> Comparison:
-    """The denominators of `rows`.
-
-    Left out is every document whose text is that of an own positive: the positive of this example, or of another
-    example that asks the same query.
-    """
-    numbers: dict[str, int] = {}
-    texts = np.array([numbers.setdefault(text, len(numbers)) for _, _, text in columns])
-    owners = np.array([owner for owner, _, _ in columns])
-    first = {owner: column for column, owner in reversed(list(enumerate(owners.tolist())))}
-    positives: dict[tuple[str, str], set[int]] = {}
-    for example in batch:
-        if example.positive in numbers:
-            positives.setdefault((example.query, example.query_instruction), set()).add(numbers[example.positive])
-    allowed = np.zeros((len(rows), len(columns)), dtype=bool)
-    for row, index in enumerate(rows):
-        own = positives[batch[index].query, batch[index].query_instruction]
-        others = np.ones(len(columns), dtype=bool) if in_batch else owners == index
-        allowed[row] = others & ~np.isin(texts, list(own))
-        allowed[row, first[index]] = True
-    return Comparison(
-        columns=torch.tensor([place for _, place, _ in columns]),
-        target=torch.tensor([first[index] for index in rows]),
-        allowed=torch.from_numpy(allowed),
-    )

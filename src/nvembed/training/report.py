@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def write_report(
         for key, value in headline.items()
     )
     keys = "".join(
-        f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>" for key, value in stage.items()
+        f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>" for key, value in _leaves(stage)
     )
     title = html.escape(f"Training {name}")
     write_file(
@@ -51,6 +51,15 @@ img {{ width: 100% }}
 </body></html>
 """,
     )
+
+
+def _leaves(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys of a section and of those inside it, as a recipe's overrides name them."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", leaf) for inner, leaf in _leaves(value))
+        else:
+            yield key, value
 
 
 def _draw(path: Path, name: str, records: Sequence[Record]) -> None:

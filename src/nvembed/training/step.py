@@ -13,9 +13,10 @@ import torch.distributed as dist
 from nvembed.modeling.batching import token_batches, tokens_held
 from nvembed.training import engine as engines
 from nvembed.training.chunks import Chunk, chunk_seed, make_chunk
+from nvembed.training.denominators import TeacherScores, known_classes
 from nvembed.training.gather import gather_documents
 from nvembed.training.layout import Layout, Text, lay_out
-from nvembed.training.losses import LossParts, info_nce, means
+from nvembed.training.losses import LossParts, means, stage_loss
 from nvembed.training.schedule import learning_rate_factor
 
 if TYPE_CHECKING:
@@ -42,13 +43,23 @@ class Trainer:
         stage: the stage's section.
         rank, world: this rank and the number of ranks.
         device: where this rank computes.
+        teacher: the scores to distil, where the stage distils.
     """
 
     def __init__(
-        self, engine: Any, sampler: BatchSampler, stage: Stage, rank: int, world: int, device: torch.device
+        self,
+        engine: Any,
+        sampler: BatchSampler,
+        stage: Stage,
+        rank: int,
+        world: int,
+        device: torch.device,
+        teacher: TeacherScores | None = None,
     ) -> None:
         self.engine, self.sampler, self.stage = engine, sampler, stage
         self.rank, self.world, self.device = rank, world, device
+        self.classes = known_classes(sampler.examples) if stage.false_negatives.same_class else None
+        self.teacher = teacher
         self.stop_requested = False
 
     def step(self, step: int) -> StepResult:
@@ -59,11 +70,13 @@ class Trainer:
         layout = lay_out(
             batch,
             negatives=stage.negatives,
-            in_batch=stage.in_batch_negatives,
+            in_batch=stage.in_batch,
             query_max_length=stage.query_max_length,
             document_max_length=stage.document_max_length,
             rank=self.rank,
             world=self.world,
+            classes=self.classes,
+            teacher=self.teacher,
         )
         tokenized = tokenize(engine.module.model, layout.texts)
         chunks, fits, stop = self._cut(tokenized, step)
@@ -121,12 +134,12 @@ class Trainer:
         return [int(value) for value in tensor.tolist()]
 
     def _loss(self, vectors: torch.Tensor, layout: Layout) -> LossParts:
-        """Losses of this rank's queries against the documents of all ranks (in-batch) or its own."""
+        """Losses of this rank's queries against the documents of all ranks (if any is in-batch) or its own."""
         documents = vectors[layout.documents.to(self.device)]
         if layout.gathered_rows is not None:
             documents = gather_documents(documents, layout.gathered_rows)
         queries = vectors[layout.queries.to(self.device)]
-        return info_nce(queries, documents, layout.comparison.to(self.device), self.stage.temperature)
+        return stage_loss(queries, documents, layout.comparison.to(self.device), self.stage)
 
     def _scaled(self, parts: LossParts, layout: Layout) -> torch.Tensor:
         """The scalar to differentiate: DeepSpeed's mean over ranks makes it the mean over the whole batch."""
@@ -163,7 +176,7 @@ class Trainer:
             dist.all_reduce(tokens)
         return {
             "step": step + 1,
-            **means(parts.sums),
+            **means(parts.sums, distilled=self.teacher is not None),
             "learning_rate": rate,
             "grad_norm": norm,
             "examples_per_second": examples / seconds,

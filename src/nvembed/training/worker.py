@@ -75,7 +75,7 @@ def _train(job: Job, state: Path) -> int:
     """Build, resume, take the steps, keep the result."""
     import torch
 
-    from nvembed.data import BatchSampler, read_examples
+    from nvembed.data import BatchSampler, read_examples, read_teacher_scores
     from nvembed.training.build import build_encoder
     from nvembed.training.schedule import parameter_groups
     from nvembed.training.step import Trainer
@@ -102,7 +102,8 @@ def _train(job: Job, state: Path) -> int:
         done, seconds = checkpoint.step, checkpoint.seconds
         logger.info("going on from the checkpoint of step %d", done)
     del tensors
-    trainer = Trainer(engine, sampler, stage, rank, world, device)
+    teacher = read_teacher_scores(job.dataset) if stage.distillation.weight else None
+    trainer = Trainer(engine, sampler, stage, rank, world, device, teacher)
     signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stop_requested", True))
     history = History(state / METRICS, stage.log_steps, done) if rank == 0 else None
     return _loop(job, state, trainer, history, done, seconds)
