@@ -21,8 +21,9 @@ BATCH = [
     example("q2", "p2", ["n21", "p1"], task="two"),
     example("q3", "p3", ["n31"], task="one"),
     example("q4", "p4", ["p4", "n41"], task="two"),
+    example("q5", "p5", ["n51"], task="two"),
 ]
-SCORES = {  # numbers that float32 holds exactly
+SCORES = {  # numbers that float32 holds exactly; none for the fifth
     "q1p1": {"p1": 0.875, "n11": 0.75, "n12": 0.25},
     "q2p2": {"p2": 0.375, "n21": 0.5, "p1": 0.125},
     "q3p3": {"p3": 0.75},
@@ -203,26 +204,29 @@ def test_documents_known_to_be_of_the_querys_class_are_no_negatives():
         labelled("c", "d", ["e", "f"]),
         labelled("e", "f", ["a"]),
         example("q", "p", ["b"]),
+        labelled("a", "z", task="other"),
     ]
     classes = known_classes([*batch, outside])
-    groups = [set("abcd"), set("ef")]
+    groups = [("topics", "abcd"), ("topics", "ef"), ("other", "az")]
 
     def same_class(one, text):
-        return one.task == "topics" and any(one.query in group and text in group for group in groups)
+        same_query = one.query == "a" and text in ("b", "z")
+        return same_query or any(one.task == task and one.query in g and text in g for task, g in groups)
 
     bench = Bench(batch, stage(false_negatives={"same_class": True}), classes=classes)
     masked = assert_as_written(bench, same_class)
     assert not torch.allclose(masked, Bench(batch, stage()).plain())
-    left = [[], [], [], []]
+    left = [[], [], [], [], []]
     columns = bench.layout.comparison.columns
     for row, column in bench.layout.comparison.negatives().nonzero().tolist():
         left[row].append(bench.layout.texts[bench.layout.documents[columns[column]]].text)
     assert [sorted(texts) for texts in left] == [
         ["e", "e", "f", "f", "p"],
-        ["e", "e", "f", "f", "p"],
-        ["a", "b", "b", "d", "p"],
-        ["a", "b", "b", "d", "e", "e", "f", "f"],
-    ], "the last is of another task and knows no class"
+        ["e", "e", "f", "f", "p", "z"],
+        ["a", "b", "b", "d", "p", "z"],
+        ["a", "b", "b", "d", "e", "e", "f", "f", "z"],
+        ["d", "e", "e", "f", "f", "p"],
+    ], "the fourth is of a task without classes; a has two positives, one in either task"
 
 
 def test_a_negative_at_the_margin_stays_and_one_above_goes():
@@ -260,7 +264,7 @@ def test_distillation_is_watched_and_a_query_without_two_scores_has_none():
     bench = Bench(BATCH, stage(distillation={"weight": 2}), scores=SCORES)
     plain = [Bench(BATCH, stage(distillation={"weight": weight}), scores=SCORES).plain() for weight in (1, 0)]
     divergences = plain[0] - plain[1]
-    assert divergences[2] == 0 and all(divergences[i] > 0 for i in (0, 1, 3))
+    assert divergences[2] == divergences[4] == 0 and all(divergences[i] > 0 for i in (0, 1, 3))
     watched = means(bench.parts().sums, distilled=True)
     assert watched["distillation_loss"] == pytest.approx(divergences.mean().item())
     assert watched["loss"] == pytest.approx((plain[1] + 2 * divergences).mean().item())

@@ -217,9 +217,8 @@ def distillation(
     assert comparison.teacher is not None
     cosines = _cosines(queries, documents, comparison)
     scored = ~comparison.teacher.isnan()
-    scored &= scored.sum(dim=1, keepdim=True) > 1
-    nobody = ~scored.any(dim=1, keepdim=True)  # such a row keeps one entry: its softmax is 1 on both sides
-    scored = scored | nobody & torch.zeros_like(scored).scatter_(1, comparison.target[:, None], True)
+    nothing = ~scored.any(dim=1, keepdim=True)  # such a row keeps its positive: one document has share 1 on both sides
+    scored |= nothing & torch.zeros_like(scored).scatter_(1, comparison.target[:, None], True)
     wanted = (comparison.teacher.nan_to_num().to(cosines) / teacher_temperature).masked_fill(~scored, float("-inf"))
     found = (cosines / temperature).masked_fill(~scored, float("-inf")).log_softmax(dim=1)
     # What is not scored has probability 0 on both sides; −inf in the product of the two would give NaN.
