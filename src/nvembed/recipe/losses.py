@@ -41,7 +41,7 @@ class FalseNegatives(Section):
         False,
         description="classification and clustering: leave out what is known to be of the query's class, because "
         "query-positive pairs of the dataset link them; where the positive is the label's text, that is the whole "
-        "class, otherwise most of it",
+        "class, otherwise most of its pairs",
     )
     margin: Annotated[float, Field(ge=0)] | None = Field(
         None, description="leave out a negative whose cosine exceeds the positive's by more (Qwen3 Embedding: 0.1)"
