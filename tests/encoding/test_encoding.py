@@ -13,6 +13,7 @@ from nvembed import NVEmbedModel
 from nvembed.core.errors import UserError
 from nvembed.encoding import encode, encode_cached
 from nvembed.modeling.batching import cpu_has_bf16, resolve_precision, token_batches
+from nvembed.modeling.plan import make_plan
 from nvembed.recipe import load_recipe
 
 
@@ -97,6 +98,29 @@ def test_encoding_leaves_a_model_in_training_as_it_was(model: NVEmbedModel) -> N
 def test_automatic_precision_follows_the_processor() -> None:
     assert resolve_precision("auto", torch.device("cpu")) == ("bfloat16" if cpu_has_bf16() else "float32")
     assert resolve_precision("float32", torch.device("cpu")) == "float32"
+
+
+def test_on_a_gpu_auto_leaves_half_precision_weights_as_they_are_and_takes_bf16_for_others(
+    model: NVEmbedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A published checkpoint is fp16: cast to bf16 it would lose three bits of each weight and gain nothing."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    half = NVEmbedModel.from_section(load_recipe("tiny").model, dtype=torch.float16)
+    plans = [make_plan(each, precision="auto", devices=["cuda:0"]) for each in (half, model)]
+    assert [plan.settings(each)["computed_in"] for plan, each in zip(plans, (half, model), strict=True)] == [
+        "float16",
+        "bfloat16",
+    ]
+    half.latent.float()
+    assert make_plan(half, precision="auto", devices=["cuda:0"]).compute == "bfloat16", "autocast joins the two types"
+
+
+def test_float32_is_not_promised_of_weights_that_have_lost_it() -> None:
+    half = NVEmbedModel.from_section(load_recipe("tiny").model, dtype=torch.bfloat16)
+    with pytest.raises(UserError, match=r"weights are bfloat16; load it with dtype=torch\.float32"):
+        half.encode(TEXTS, precision="float32")
+    assert half.encode(TEXTS).shape == (len(TEXTS), 32)
 
 
 def test_the_cache_returns_what_encoding_does_and_encodes_nothing_again(
