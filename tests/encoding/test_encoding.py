@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,19 @@ def test_equal_texts_are_encoded_once(model: NVEmbedModel, tokens_seen: list[tup
     assert sum(rows for rows, _ in tokens_seen) == 2
     assert np.array_equal(vectors[0], vectors[2])
     assert not np.array_equal(vectors[0], vectors[1])
+
+
+def test_progress_is_told_in_texts_up_to_the_last(
+    model: NVEmbedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVEMBED_PROGRESS", str(tmp_path / "progress.jsonl"))
+    encode(model, [f"text {n} " * n for n in range(40)] + ["text 1 "], batch_tokens=256, label="passages")
+    told = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    counts = [event["done"] for event in told]
+    assert {(event["event"], event["label"], event["total"]) for event in told} == {("progress", "passages", 41)}
+    assert counts == sorted(counts)
+    assert 0 < counts[0] < 40, "the first batch is told of at once"
+    assert counts[-1] == 41
 
 
 def test_any_iterable_will_do(model: NVEmbedModel) -> None:
