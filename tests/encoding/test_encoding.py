@@ -18,16 +18,6 @@ from nvembed.modeling.plan import make_plan
 from nvembed.recipe import load_recipe
 
 
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NVEMBED_STATE", str(tmp_path / "state"))
-
-
-@pytest.fixture(scope="module")
-def model() -> NVEmbedModel:
-    return NVEmbedModel.from_section(load_recipe("tiny").model)
-
-
 @pytest.fixture
 def tokens_seen(model: NVEmbedModel) -> list[tuple[int, int]]:
     """Shapes of the batches that go through the real backbone."""
