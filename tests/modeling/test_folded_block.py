@@ -171,6 +171,14 @@ def test_a_fold_is_made_anew_when_weights_change_or_are_loaded_or_moved_to_anoth
     assert (rough - first).abs().max() < 0.05 * first.abs().max()
 
 
+def test_a_fold_first_made_under_autocast_is_no_rounder_than_another() -> None:
+    """It is kept for all later calls, those in float32 among them."""
+    block, hidden = stirred_block().eval().requires_grad_(False), torch.randn(6, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        block(hidden)
+    assert torch.equal(block(hidden), stirred_block().eval().requires_grad_(False)(hidden))
+
+
 def test_a_fold_does_not_outlive_training_that_writes_past_version_counters() -> None:
     block, hidden = stirred_block().eval(), torch.randn(6, 16)
     with torch.no_grad():
