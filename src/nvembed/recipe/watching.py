@@ -22,11 +22,6 @@ class DevCheck(Section):
     min_gain: Annotated[float, Field(ge=0)] = Field(0.0, description="nDCG@10 above the best that counts as a gain")
     seed: int = 17
 
-    @property
-    def decides(self) -> bool:
-        """Whether the checks have a say in the weights that come out."""
-        return bool(self.every and (self.keep_best or self.patience))
-
     @model_validator(mode="after")
     def _a_best_needs_checks(self) -> DevCheck:
         if (self.keep_best or self.patience) and not self.every:

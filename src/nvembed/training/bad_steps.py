@@ -113,11 +113,11 @@ def read_bad_batches(path: Path) -> list[dict[str, Any]]:
 
 
 def stop_or_go_on(judge: BadStepJudge, step: int, why: str, where: Path) -> None:
-    """What the recipe says to a bad step (from 1) whose batch is kept at `where`.
+    """What the recipe says to a bad step (from 1) whose batch is kept in the folder `where`.
 
     Raises UserError where the run is to stop: at once, or after too many skips in a row.
     """
-    kept = f"no weight was changed by it; the ids of its batch are in {where}"
+    kept = f"no weight was changed by it; the ids of its batch are in {where / BAD_BATCHES}"
     if judge.rule.policy == "stop":
         raise UserError(
             f"step {step}: {why}; {kept}; lower learning_rate, look at these texts, or set bad_steps.policy=skip"

@@ -69,6 +69,8 @@ def draw(path: Path, name: str, records: Sequence[Record], given: int | None = N
         if given is not None and panel.curves[0][0] == SCORE:
             axes.axvline(given, color=_COLOURS[2], linestyle="--", linewidth=1.4, label=f"kept: step {given}")
             axes.legend(frameon=False)
+    for axes in grid[max(len(panels) - 3, 0) : len(panels)]:
+        axes.set_xlabel("step")
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     figure.savefig(path, metadata={"Software": None})
@@ -91,7 +93,7 @@ def _draw_panel(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
     if panel.curves[0][0] == "learning_rate":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     if panel.curves[0][0] in ("memory_gigabytes", "peak_share", "tokens_per_second", "step_seconds"):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.set_title(panel.title, fontsize=10, loc="left")
     axes.set_xlim(records[0]["step"] - 0.5, records[-1]["step"] + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

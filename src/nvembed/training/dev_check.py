@@ -35,6 +35,11 @@ SECONDS = "dev/seconds"
 CUTOFF = 10
 
 
+def decides(check: DevCheck) -> bool:
+    """Whether the checks have a say in the weights that come out."""
+    return bool(check.every and (check.keep_best or check.patience))
+
+
 @dataclass(frozen=True)
 class DevTask:
     """A retrieval task: which of the texts are queries and documents, and which documents answer each query."""

@@ -21,7 +21,7 @@ from nvembed.training.checkpoints import (
     remove_checkpoints,
     save_checkpoint,
 )
-from nvembed.training.dev_check import SCORE, Best, Checker
+from nvembed.training.dev_check import SCORE, Best, Checker, decides
 from nvembed.training.history import METRICS, History
 from nvembed.training.result import write_result
 
@@ -107,7 +107,7 @@ class Loop:
         if not checked:
             return False
         self.best = self.best.after(self.done, checked[SCORE], self.stage.dev_check.min_gain)
-        return self.stage.dev_check.decides and self.best.step == self.done
+        return self._decides and self.best.step == self.done
 
     def _is_in_vain(self) -> bool:
         """Whether the checks have gained nothing for as long as the recipe has patience."""
@@ -137,7 +137,7 @@ class Loop:
 
     @property
     def _decides(self) -> bool:
-        return self.checker is not None and self.stage.dev_check.decides
+        return self.checker is not None and decides(self.stage.dev_check)
 
     def _finish(self) -> None:
         """Keep the trained weights and what they took; checkpoints have then done their work."""

@@ -20,7 +20,7 @@ from nvembed.core.progress import note
 from nvembed.core.state import state_folder
 from nvembed.training.bad_steps import BAD_BATCHES
 from nvembed.training.checkpoints import check_made_by, read_checkpoint
-from nvembed.training.dev_check import SCORE
+from nvembed.training.dev_check import SCORE, decides
 from nvembed.training.history import METRICS, Record, mean, read_history, tell
 from nvembed.training.job import Job
 from nvembed.training.launch import cpu_cores, run_workers
@@ -74,7 +74,7 @@ def train_stage(
         "code": code_digest(),
     }
     checked = _check_eval_sets(name, stage, eval_sets)
-    if checked and stage.dev_check.decides:  # checks that only watch change nothing of what comes out
+    if checked and decides(stage.dev_check):  # checks that only watch change nothing of what comes out
         made_by["eval_sets"] = checked
     device = _device(stage, resources)
     if resume is not None:
@@ -125,7 +125,7 @@ def _write_adapter(
         shutil.copyfile(state / METRICS, folder / METRICS)
         if (state / BAD_BATCHES).exists():
             shutil.copyfile(state / BAD_BATCHES, folder / BAD_BATCHES)
-        kept = result["weights_of_step"] if stage.dev_check.decides else None
+        kept = result["weights_of_step"] if decides(stage.dev_check) else None
         write_report(folder, name, records, headline, made_by["stage"], given=kept)
         write_manifest(
             folder,
@@ -162,7 +162,7 @@ def _headline(name: str, records: list[Record], result: Mapping[str, Any], stage
     checks = {record["step"]: record[SCORE] for record in records if SCORE in record}
     if result["weights_of_step"] in checks:
         headline[f"{name}.dev_ndcg_at_10"] = checks[result["weights_of_step"]]
-    if stage.dev_check.decides:
+    if decides(stage.dev_check):
         headline[f"{name}.weights_of_step"] = float(result["weights_of_step"])
     if result["skipped"]:
         headline[f"{name}.skipped_steps"] = float(result["skipped"])
@@ -174,7 +174,7 @@ def _check_eval_sets(name: str, stage: Stage, eval_sets: Path | None) -> str | N
     if not stage.dev_check.every:
         return None
     if eval_sets is None:
-        if stage.dev_check.decides:
+        if decides(stage.dev_check):
             raise UserError(f"{name}.dev_check decides by a dev set, but none is given; name it with --eval-sets")
         note(f"{name}.dev_check: no eval sets are given, so nothing is checked on dev while it trains")
         return None
