@@ -3,7 +3,8 @@
     rank_program.py CASES.json OUT
 
 Each case: `name`, `zero` (stage), `budget` (tokens encoded at once), `model` and `stage` (recipe sections), `dataset`,
-`steps`, `at_once` (one backward pass through the very chunks that the budget gives). OUT gets `<name>.safetensors` with
+`steps` (a number, or which ones), `at_once` (one backward pass through the very chunks that the budget gives), `poison`
+(step → `loss` or `gradient`: which of the two becomes no number). OUT gets `<name>.safetensors` with
 the exported state and `<name>.json` with each step's record.
 """
 
@@ -30,6 +31,23 @@ class AtOnce(Trainer):
         return chunks, True, stop
 
 
+class Poisoned(Trainer):
+    """Makes the loss, or only its gradient, NaN in some steps, on the last rank alone."""
+
+    poison: dict
+    at = 0
+
+    def _cut(self, tokenized, step):
+        self.at = step
+        return super()._cut(tokenized, step)
+
+    def _loss(self, vectors, layout):
+        what = self.poison.get(str(self.at)) if self.rank == self.world - 1 else None
+        if what == "gradient":
+            vectors.register_hook(lambda gradient: gradient * float("nan"))
+        return super()._loss(vectors * float("nan") if what == "loss" else vectors, layout)
+
+
 def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> None:
     stage = section({**case["stage"], "zero_stage": case["zero"], "micro_batch_tokens": case["budget"]})
     model = NVEmbedModel.from_section(section(case["model"]), trainable=True)
@@ -41,7 +59,9 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
     engine.train()
     sampler = BatchSampler(read_examples(case["dataset"]), stage.batch_size, stage.seed, stage.task_types)
     teacher = read_teacher_scores(case["dataset"]) if stage.distillation.weight else None
-    trainer = (AtOnce if case.get("at_once") else Trainer)(engine, sampler, stage, rank, world, device, teacher)
+    kind = AtOnce if case.get("at_once") else Poisoned if case.get("poison") else Trainer
+    trainer = kind(engine, sampler, stage, rank, world, device, teacher)
+    trainer.poison = case.get("poison")
     cached = []
     cut = trainer._cut
 
@@ -52,7 +72,9 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
         return chunks, fits, stop
 
     trainer._cut = watched
-    records = [trainer.step(step).record for step in range(case["steps"])]
+    steps = case["steps"] if isinstance(case["steps"], list) else range(case["steps"])
+    results = [trainer.step(step) for step in steps]
+    records = [{**result.record, "bad": result.bad} for result in results]
     tensors = engines.export_state(engine)
     if rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / f"{case['name']}.safetensors")
