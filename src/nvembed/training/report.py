@@ -6,10 +6,13 @@ import base64
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import write_file
 from nvembed.training.history import Record
+
+if TYPE_CHECKING:
+    from nvembed.training.composition import Composition
 
 _PANELS: list[tuple[str, list[tuple[str, str]]]] = [
     ("loss", [("loss", "InfoNCE")]),
@@ -21,7 +24,12 @@ _COLOURS = ("#1f5fa8", "#c2571a")
 
 
 def write_report(
-    folder: Path, name: str, records: Sequence[Record], headline: Mapping[str, float], stage: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    records: Sequence[Record],
+    headline: Mapping[str, float],
+    stage: Mapping[str, Any],
+    composition: Composition,
 ) -> None:
     """Write `curves.png` and `report.html` into `folder`."""
     _draw(folder / "curves.png", name, records)
@@ -46,6 +54,7 @@ img {{ width: 100% }}
 <table>{facts}</table>
 <p><img alt="loss, in-batch accuracy, cosine similarities and learning rate over steps"
  src="data:image/png;base64,{picture}"></p>
+{composition.html()}
 <h2>Recipe section</h2>
 <table>{keys}</table>
 </body></html>
