@@ -78,10 +78,8 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
     found: dict[str, Any] = {"examples": count, "parquet_gb": parquet}
     found["unpack"] = child("unpack", folder)
     arrow = found["unpack"]["arrow_gb"] = size_of(folder / "state")
-    print(
-        f"unpack: {found['unpack']['seconds']:.0f} s ({found['unpack']['seconds_cpu']:.0f} of a core), {arrow:.1f} GB; {memory_line(found['unpack'])}",
-        flush=True,
-    )
+    seconds, cpu = (found["unpack"][name] for name in ("seconds", "seconds_cpu"))
+    print(f"unpack: {seconds:.0f} s ({cpu:.0f} of a core), {arrow:.1f} GB; {memory_line(found['unpack'])}", flush=True)
     found["draw"] = child("draw", folder)
     drawn = found["draw"]
     print(f"open: {drawn['open_seconds']:.2f} s; {memory_line(drawn)}")
