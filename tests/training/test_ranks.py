@@ -38,7 +38,9 @@ def setting(tmp_path_factory):
     """Sections, dataset folder and a folder for results."""
     folder = tmp_path_factory.mktemp("ranks")
     make_dataset(folder / "dataset", make_examples(3 * BATCH))
-    return recipe(NO_CLIPPING, f"stage1.batch_size={BATCH}", "stage1.warmup_steps=0"), folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NVEMBED_STATE", str(folder / "state"))
+        yield recipe(NO_CLIPPING, f"stage1.batch_size={BATCH}", "stage1.warmup_steps=0"), folder
 
 
 def case(setting, name, **options):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
+from nvembed.recipe.batches import Batches
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.watching import BadSteps, DevCheck
 
@@ -180,6 +181,7 @@ class Stage(Section):
     batch_size: Positive = 128
     negatives: Annotated[int, Field(ge=0)] = Field(7, description="own hard negatives used of each example, at most")
     task_types: list[TaskType] = Field(["retrieval"], description="whose examples the stage trains on")
+    batches: Batches = Batches()
     in_batch: InBatch = InBatch()
     hard_negatives_weight: Weight = Field(1.0, description="what each own hard negative counts in the denominator")
     false_negatives: FalseNegatives = FalseNegatives()
