@@ -1,9 +1,10 @@
 """One step on several ranks is the step of one process.
 
-What is pinned: on 1, 2 and 4 ranks, in every ZeRO stage, with and without the gradient cache, loss and gradients equal a
-plain computation on one process that shares nothing with the trainer but the model; so do they with packed texts, with
-a batch that the ranks cannot share evenly, and with everything that a stage may change in its loss. With dropout on, the
-gradient cache equals autograd through the same chunks; that is refused as proof if no dropout was active.
+What is pinned: on 1, 2 and 4 ranks, in every ZeRO stage, with and without the gradient cache, loss and gradients equal
+a plain computation on one process that shares nothing with the trainer but the model; so do they with packed texts,
+with a batch that the ranks cannot share evenly, and with everything that a stage may change in its loss. Where both
+apply they are those of sentence-transformers, its model and its losses. With dropout on, the gradient cache equals
+autograd through the same chunks; that is refused as proof if no dropout was active.
 
 The comparison's own power is shown: it refuses gradients that miss the factor of the world size, those of detached
 documents, and those of a second pass with other dropout masks.
@@ -11,6 +12,7 @@ documents, and those of a second pass with other dropout masks.
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training.equality import (
     Setting,
     assert_same_gradients,
@@ -51,6 +53,7 @@ ON_TWO_RANKS = {  # name -> options of the case; the stage's changed keys decide
     "packed-cached-zero3": {**CACHED, "packed": True, "zero": 3},
 }
 FAULTS = {"missing world size": {}, "detached documents": {}, "detached documents, cached": CACHED}
+SHARED = {"shared": {}, "shared-cached": CACHED, "shared-cached-zero3": {**CACHED, "zero": 3}}
 DROPOUTS = {"lora": {"lora_dropout": 0.3}, "backbone": {"stage": {"backbone_dropout": 0.3}}}
 
 
@@ -59,6 +62,7 @@ def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     made = recipe("stage1.max_grad_norm=1000000", f"stage1.batch_size={BATCH}", "stage1.warmup_steps=0")
     dataset = make_dataset(folder / "dataset", make_examples(3 * BATCH))
+    make_dataset(folder / "shared", alike_examples())
     with one_thread():
         yield Setting(made, dataset, folder, moved_adapter(made, folder / "init"))
 
@@ -76,6 +80,12 @@ def steps(setting):
     return of
 
 
+def alike_examples():
+    """A batch that both libraries take alike: the same number of negatives everywhere, no document in two examples."""
+    made = enumerate(make_examples(2 * BATCH, seed=7))
+    return [example for index, example in made if index % 4 and index % 5 != 3][:BATCH]
+
+
 def cases_of(setting, world):
     cases = [
         case(setting, f"zero{zero}{name}", zero=zero, **options)
@@ -86,6 +96,8 @@ def cases_of(setting, world):
         cases += [case(setting, name, fault=name.split(",")[0], **options) for name, options in FAULTS.items()]
     if world == 2:
         cases += [case(setting, name, **options) for name, options in ON_TWO_RANKS.items()]
+        shared = {"dataset": str(setting.folder / "shared")}
+        cases += [case(setting, name, **shared, **options) for name, options in SHARED.items()]
         for name, dropout in DROPOUTS.items():
             cases.append(case(setting, f"{name}-at-once", at_once=True, **CACHED, **dropout))
             cases.append(case(setting, f"{name}-cached", **CACHED, **dropout))
@@ -148,6 +160,62 @@ def test_so_are_they_in_other_forms_of_batch_and_loss(setting, steps, truth, nam
     state, told = steps(2)[name]
     assert told["cut"][0]["fits"] == ("cached" not in name)
     assert set(told["cut"][0]["packed"]) == {"packed" in options}
+    assert told["records"][0]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert_same_gradients(gradients(state), expected)
+
+
+@pytest.fixture(scope="module")
+def of_sentence_transformers(setting):
+    """Its model with LoRA by peft and our weights; loss and gradients, by our names, by either of its losses."""
+    from peft import LoraConfig, inject_adapter_in_model
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        MultipleNegativesRankingLoss,
+    )
+
+    section, stage = setting.recipe.model, setting.recipe.stage1
+    bare = section.model_copy(update={"lora": section.lora.model_copy(update={"enabled": False})})
+    theirs = SentenceTransformer(str(NVEmbedModel.from_section(bare).save_pretrained(setting.folder / "exported")))
+    theirs.max_seq_length = stage.document_max_length
+    lora = LoraConfig(r=section.lora.rank, lora_alpha=section.lora.alpha, target_modules="all-linear")
+    inject_adapter_in_model(lora, theirs[0].model.embedding_model)
+    names = {"backbone.": "0.model.embedding_model.", "latent.": "0.model.latent_attention_model."}
+    trained = load_file(setting.init / "trainable.safetensors")
+    parameters = dict(theirs.named_parameters())
+    found = {
+        name: parameters[theirs_name + name.removeprefix(ours)]
+        for name in trained
+        for ours, theirs_name in names.items()
+        if name.startswith(ours)
+    }
+    with torch.no_grad():
+        for name, parameter in found.items():
+            parameter.copy_(trained[name])
+    examples = alike_examples()
+    prompt = section.query_template.format(task=examples[0].query_instruction, text="")
+    losses = {
+        "plain": MultipleNegativesRankingLoss(theirs, scale=1 / stage.temperature),
+        "cached": CachedMultipleNegativesRankingLoss(theirs, scale=1 / stage.temperature, mini_batch_size=3),
+    }
+
+    def of(kind):
+        theirs.train().zero_grad()
+        columns = [[e.query for e in examples], [e.positive for e in examples]]
+        columns += [[e.negatives[place] for e in examples] for place in range(2)]
+        features = [theirs.preprocess(texts, prompt=None if turn else prompt) for turn, texts in enumerate(columns)]
+        loss = losses[kind](features, None)
+        loss.backward()
+        return loss.item(), {name: parameter.grad.clone() for name, parameter in found.items()}
+
+    return of
+
+
+@pytest.mark.parametrize("theirs", ["plain", "cached"])
+@pytest.mark.parametrize("ours", SHARED)
+def test_where_both_apply_they_are_those_of_sentence_transformers(of_sentence_transformers, steps, ours, theirs):
+    loss, expected = of_sentence_transformers(theirs)
+    state, told = steps(2)[ours]
     assert told["records"][0]["loss"] == pytest.approx(loss, rel=1e-5)
     assert_same_gradients(gradients(state), expected)
 

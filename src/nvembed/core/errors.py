@@ -1,6 +1,10 @@
-"""The one exception that means "the user's input is wrong"."""
+"""The one exception that means "the user's input is wrong", and how a full disk is known."""
 
 from __future__ import annotations
+
+import errno
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -12,3 +16,11 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an exception says that no more can be written: disk full, quota or limit of a file's size reached.
+
+    safetensors tells of it in words only.
+    """
+    return getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL)

@@ -175,7 +175,7 @@ def _count_negatives(dataset: Path, stage: Stage) -> list[int]:
 
 def _check_init(init: Path, model: Mapping[str, Any]) -> str:
     """Digest of the adapter to start from. Raises UserError if another model section made it."""
-    made_with = read_manifest(init, kind="adapter").extra.get("model", {})
+    made_with = read_manifest(init, kind="adapter", verify=True).extra.get("model", {})
     differing = sorted(key for key in made_with.keys() | model.keys() if made_with.get(key) != model.get(key))
     if differing:
         what = "; ".join(f"model.{key} is {model.get(key)}, there {made_with.get(key)}" for key in differing)

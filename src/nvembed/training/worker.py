@@ -9,7 +9,6 @@ the user has to mend), `worker.log`.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -20,8 +19,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from nvembed.core.artifacts import write_file
-from nvembed.core.errors import UserError
+from nvembed.core.errors import UserError, disk_is_full
 from nvembed.core.lifeline import tie_to_parent
 from nvembed.core.progress import Progress
 from nvembed.core.state import hold
@@ -35,7 +33,7 @@ from nvembed.training.checkpoints import (
     save_checkpoint,
 )
 from nvembed.training.history import METRICS, History
-from nvembed.training.job import Job, section
+from nvembed.training.job import Job, section, write_error
 from nvembed.training.result import read_result, write_result
 
 logger = logging.getLogger(__name__)
@@ -45,6 +43,7 @@ STOPPED = 143  # 128 + SIGTERM: ended on request, a checkpoint is there
 def main(arguments: list[str]) -> int:
     """Run one rank; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _signals(signal.SIG_DFL)
     tie_to_parent()
     _end_with_torchrun()
     job = Job.read(Path(arguments[0]))
@@ -55,8 +54,21 @@ def main(arguments: list[str]) -> int:
             engines.leave_ranks()
             return code
     except UserError as error:
-        write_file(state / "error.json", json.dumps({"error": str(error)}) + "\n")
+        write_error(state, error)
         return 2
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        logger.exception("the disk is full")
+        write_error(state, UserError(f"{state}: the disk is full; free some space and start again"))
+        return 2
+
+
+def _signals(action: Any) -> None:
+    """What a request to end does: SIGTERM, or SIGINT handed on by torchrun (`launch.py`)."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, action)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _end_with_torchrun(every: float = 0.5) -> None:
@@ -104,7 +116,7 @@ def _train(job: Job, state: Path) -> int:
     del tensors
     teacher = read_teacher_scores(job.dataset) if stage.distillation.weight else None
     trainer = Trainer(engine, sampler, stage, rank, world, device, teacher)
-    signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stop_requested", True))
+    _signals(lambda *_: setattr(trainer, "stop_requested", True))
     history = History(state / METRICS, stage.log_steps, done) if rank == 0 else None
     return _loop(job, state, trainer, history, done, seconds)
 
@@ -157,6 +169,7 @@ def _find_checkpoint(job: Job, state: Path) -> Checkpoint | None:
     if job.resume is not None:
         checkpoint = read_checkpoint(Path(job.resume))
         check_made_by(checkpoint, job.made_by)
+        remove_checkpoints(state / "checkpoints", after=checkpoint.step)
         return checkpoint
     return newest_checkpoint(state / "checkpoints")
 
