@@ -1,8 +1,8 @@
 """Starting the ranks: torchrun as a child whose life ends with ours.
 
-Whoever wants a run to end sends SIGTERM to this process, or to it and all below it at once. Either way it is this process
-that asks for the end, by SIGINT to torchrun, which hands it on and waits for the ranks' checkpoint: a second signal would
-make torchrun leave its ranks. So torchrun is started with SIGTERM blocked; the ranks unblock it.
+Whoever wants a run to end sends SIGTERM to this process, or to it and all below it at once. Either way it is this
+process that asks for the end, by SIGINT to torchrun, which hands it on and waits for the ranks' checkpoint: a second
+signal would make torchrun leave its ranks. So torchrun is started with SIGTERM blocked; the ranks unblock it.
 """
 
 from __future__ import annotations
