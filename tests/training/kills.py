@@ -1,8 +1,8 @@
 """Kills at moments drawn by (seed, phase): reproducible as far as a moment of another process can be.
 
-Drawn are a step and a delay. From that step on, as soon as the phase has come and the delay is over, the rank is frozen
-(SIGSTOP) and looked at; only if it is in the phase asked for is everything killed (SIGKILL), else it goes on to the next
-such moment. So a tally that says "checkpoint being written" is of kills that hit the writing.
+Drawn are a step and a delay. From that step on, as soon as the phase has come and the delay is over, the rank is
+frozen (SIGSTOP) and looked at; only if it is in the phase asked for is everything killed (SIGKILL), else it goes on to
+the next such moment. So a tally that says "checkpoint being written" is of kills that hit the writing.
 """
 
 import random

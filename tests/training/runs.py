@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,9 +20,11 @@ STEPS = 40
 CHECKPOINT_STEPS = 3
 
 
-def make_job(folder: Path, dataset: Path, *, dropout: float = 0.1, zero: int = 0) -> Path:
+def make_job(
+    folder: Path, dataset: Path, *, dropout: float = 0.1, zero: int = 0, checkpoint_steps: int = CHECKPOINT_STEPS
+) -> Path:
     """A job of recipe `tiny`'s first stage, with more steps, in a state folder of its own."""
-    keys = {"steps": STEPS, "checkpoint_steps": CHECKPOINT_STEPS, "zero_stage": zero}
+    keys = {"steps": STEPS, "checkpoint_steps": checkpoint_steps, "zero_stage": zero}
     made = recipe(*(f"stage1.{key}={value}" for key, value in keys.items()))
     folder.mkdir(parents=True, exist_ok=True)
     sections = {"stage": made.stage1.model_dump(mode="json"), "model": made.model.model_dump(mode="json")}
@@ -41,9 +44,10 @@ def make_job(folder: Path, dataset: Path, *, dropout: float = 0.1, zero: int = 0
     return folder / "job.json"
 
 
-def start(job: Path, ranks: int = 1) -> subprocess.Popen:
-    """Start the job as `train_stage` does; the starter."""
-    return subprocess.Popen([sys.executable, str(HERE / "driver.py"), str(job), str(ranks)], start_new_session=True)
+def start(job: Path, ranks: int = 1, *, prefix: Sequence[str] = (), **options: Any) -> subprocess.Popen:
+    """Start the job as `train_stage` does, below the command `prefix`; the starter."""
+    command = [*prefix, sys.executable, str(HERE / "driver.py"), str(job), str(ranks)]
+    return subprocess.Popen(command, start_new_session=True, **options)
 
 
 def log_of(job: Path) -> str:

@@ -9,6 +9,7 @@ processes are asked. A checkpoint of one ZeRO stage and number of ranks serves a
 
 import json
 import signal
+import subprocess
 import time
 
 import pytest
@@ -158,6 +159,25 @@ def test_a_rank_that_is_killed_ends_the_run_within_seconds_and_it_resumes(undist
     finish(job, 2)
     assert f"going on from the checkpoint of step {kept}" in log_of(job)
     assert [step for step, *_ in losses(state)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kilobytes", "checkpoint_steps", "kept"),
+    [(200, 3, "checkpoint of step 3 not written"), (60, STEPS, "the disk is full; free some space")],
+    ids=["a checkpoint", "the result"],
+)
+def test_what_the_disk_has_no_room_for_is_told_in_a_line_and_done_when_there_is_room(
+    undisturbed, tmp_path, kilobytes, checkpoint_steps, kept
+):
+    dataset, untouched, untouched_starter = undisturbed
+    job = make_job(tmp_path / "state", dataset, checkpoint_steps=checkpoint_steps)
+    limited = start(job, prefix=["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "-"], stderr=subprocess.PIPE)
+    _, said = limited.communicate(timeout=120)
+    assert limited.returncode == 2, said
+    (line,) = said.decode().splitlines()
+    assert kept in line
+    assert as_bytes(finish(job)) == as_bytes(trained(untouched, untouched_starter))
 
 
 @pytest.mark.slow

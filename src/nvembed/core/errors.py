@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
+from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -24,3 +27,16 @@ def disk_is_full(error: BaseException) -> bool:
     safetensors tells of it in words only.
     """
     return getattr(error, "errno", None) in _FULL or any(f"(os error {number})" in str(error) for number in _FULL)
+
+
+@contextlib.contextmanager
+def tell_full_disk(where: Path) -> Iterator[None]:
+    """Within this, a full disk is a UserError that names `where`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if disk_is_full(error):
+            raise UserError(f"{where}: the disk is full; free some space and start again") from error
+        raise

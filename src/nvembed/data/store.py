@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -58,14 +59,18 @@ def read_examples(folder: Path | str) -> list[Example]:
 def read_teacher_scores(folder: Path | str) -> dict[str, dict[str, float]]:
     """The scores that mining's teacher gave: an example's id → text of its positive or of a negative → score.
 
-    Raises UserError if the folder holds none.
+    Raises UserError if the folder holds none, or one that is no number.
     """
     scores: dict[str, dict[str, float]] = {}
     for row in read_parts(Path(folder) / "train"):
         if row.get("positive_score") is not None:
-            known = scores.setdefault(row["id"], {})
-            known[row["positive"]] = row["positive_score"]
-            known.update(zip(row["negatives"], row["negative_scores"], strict=True))
+            texts, found = [row["positive"], *row["negatives"]], [row["positive_score"], *row["negative_scores"]]
+            if len(texts) != len(found) or not all(score is not None and math.isfinite(score) for score in found):
+                raise UserError(
+                    f"{folder}: the teacher's scores of example {row['id'][:16]} ({row['query'][:40]!r}) are not one "
+                    f"finite number for its positive and each negative: {found}; mine the folder anew"
+                )
+            scores.setdefault(row["id"], {}).update(zip(texts, found, strict=True))
     if not scores:
         raise UserError(f"{folder}: holds no scores of a teacher; give a folder that mining wrote with mining.enabled")
     return scores

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import Manifest, output_folder, read_manifest, write_manifest
 from nvembed.core.digests import code_digest, digest_file, digest_json
-from nvembed.core.errors import UserError
+from nvembed.core.errors import UserError, tell_full_disk
 from nvembed.core.lifeline import tie_to_parent
 from nvembed.core.progress import note
 from nvembed.core.state import state_folder
@@ -85,18 +85,20 @@ def train_stage(
             device=device,
             threads=threads,
         )
-        job.write(state / "job.json")
-        run_workers(
-            state / "job.json",
-            device=device,
-            processes=resources.processes,
-            threads=threads,
-            log=state / "worker.log",
-        )
+        with tell_full_disk(state):
+            job.write(state / "job.json")
+            run_workers(
+                state / "job.json",
+                device=device,
+                processes=resources.processes,
+                threads=threads,
+                log=state / "worker.log",
+            )
     else:
         note(f"{name} was trained before; its result is taken from {state}")
         tell(read_history(state / METRICS), stage.log_steps)
-    _write_adapter(name, stage, state, made_by, source, out)
+    with tell_full_disk(out):
+        _write_adapter(name, stage, state, made_by, source, out)
 
 
 def _write_adapter(

@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from nvembed.core.errors import UserError, disk_is_full
+from nvembed.core.errors import UserError, tell_full_disk
 from nvembed.core.lifeline import tie_to_parent
 from nvembed.core.progress import Progress
 from nvembed.core.state import hold
@@ -49,18 +49,12 @@ def main(arguments: list[str]) -> int:
     job = Job.read(Path(arguments[0]))
     state = Path(job.state)
     try:
-        with hold(state) if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
+        with tell_full_disk(state), hold(state) if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
             code = _train(job, state)
             engines.leave_ranks()
             return code
     except UserError as error:
         write_error(state, error)
-        return 2
-    except Exception as error:
-        if not disk_is_full(error):
-            raise
-        logger.exception("the disk is full")
-        write_error(state, UserError(f"{state}: the disk is full; free some space and start again"))
         return 2
 
 
