@@ -54,6 +54,7 @@ ON_TWO_RANKS = {  # name -> options of the case; the stage's changed keys decide
 }
 FAULTS = {"missing world size": {}, "detached documents": {}, "detached documents, cached": CACHED}
 SHARED = {"shared": {}, "shared-cached": CACHED, "shared-cached-zero3": {**CACHED, "zero": 3}}
+WORLDS = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
 DROPOUTS = {"lora": {"lora_dropout": 0.3}, "backbone": {"stage": {"backbone_dropout": 0.3}}}
 
 
@@ -139,7 +140,7 @@ def truth(setting):
     return plain_truth(setting)
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", WORLDS)
 def test_loss_and_gradients_are_those_of_a_plain_process_on_any_ranks_in_any_zero_stage_cached_or_not(
     steps, truth, world
 ):
@@ -220,7 +221,7 @@ def test_where_both_apply_they_are_those_of_sentence_transformers(of_sentence_tr
     assert_same_gradients(gradients(state), expected)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", WORLDS[1:])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_classic_faults_would_be_found(steps, truth, world, fault):
     state, told = steps(world)[fault]
