@@ -3,9 +3,10 @@
     rank_program.py CASES.json OUT
 
 Each case: `name`, `zero` (stage), `budget` (tokens encoded at once), `model` and `stage` (recipe sections), `dataset`,
-`init` (adapter to start from), `steps`, `at_once` (one backward pass through the very chunks that the budget gives),
-`fault` (a key of `FAULTS`: what is often wrong elsewhere, so that a test can show that it would be found). OUT gets
-`<name>.safetensors` with the exported state and `<name>.json` with each step's record.
+`init` (adapter to start from), `steps` (a number, or which ones), `at_once` (one backward pass through the very chunks
+that the budget gives), `poison` (step → `loss` or `gradient`: which of the two becomes no number), `fault` (a key of
+`FAULTS`: what is often wrong elsewhere, so that a test can show that it would be found). OUT gets `<name>.safetensors`
+with the exported state and `<name>.json` with each step's record.
 """
 
 import json
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from nvembed.data import BatchSampler, read_examples, read_teacher_scores
 from nvembed.modeling import NVEmbedModel
 from nvembed.training import engine as engines
-from nvembed.training import step as steps
+from nvembed.training import step as step_module
 from nvembed.training.build import set_dropout
 from nvembed.training.job import section
 from nvembed.training.schedule import parameter_groups
@@ -35,6 +36,23 @@ class AtOnce(Trainer):
     def _cut(self, tokenized, step):
         chunks, _, stop = super()._cut(tokenized, step)
         return chunks, True, stop
+
+
+class Poisoned(Trainer):
+    """Makes the loss, or only its gradient, NaN in some steps, on the last rank alone."""
+
+    poison: dict
+    at = 0
+
+    def _cut(self, tokenized, step):
+        self.at = step
+        return super()._cut(tokenized, step)
+
+    def _loss(self, vectors, layout):
+        what = self.poison.get(str(self.at)) if self.rank == self.world - 1 else None
+        if what == "gradient":
+            vectors.register_hook(lambda gradient: gradient * float("nan"))
+        return super()._loss(vectors * float("nan") if what == "loss" else vectors, layout)
 
 
 class MissingWorldSize(Trainer):
@@ -73,7 +91,7 @@ def detached_documents(local, rows):
 
 FAULTS = {
     "missing world size": (MissingWorldSize, nullcontext),
-    "detached documents": (Trainer, lambda: mock.patch.object(steps, "gather_documents", detached_documents)),
+    "detached documents": (Trainer, lambda: mock.patch.object(step_module, "gather_documents", detached_documents)),
     "dropout not replayed": (NotReplayed, nullcontext),
 }
 
@@ -90,10 +108,10 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
     engine.train()
     sampler = BatchSampler(read_examples(case["dataset"]), stage.batch_size, stage.seed, stage.task_types)
     teacher = read_teacher_scores(case["dataset"]) if stage.distillation.weight else None
-    kind, patched = (
-        FAULTS[case["fault"]] if "fault" in case else (AtOnce if case.get("at_once") else Trainer, nullcontext)
-    )
+    kind = AtOnce if case.get("at_once") else Poisoned if case.get("poison") else Trainer
+    kind, patched = FAULTS[case["fault"]] if "fault" in case else (kind, nullcontext)
     trainer = kind(engine, sampler, stage, rank, world, device, teacher)
+    trainer.poison = case.get("poison")
     cached = []
     cut = trainer._cut
 
@@ -104,8 +122,10 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
         return chunks, fits, stop
 
     trainer._cut = watched
+    steps = case["steps"] if isinstance(case["steps"], list) else range(case["steps"])
     with patched():
-        records = [trainer.step(step).record for step in range(case["steps"])]
+        results = [trainer.step(step) for step in steps]
+    records = [{**result.record, "bad": result.bad} for result in results]
     tensors = engines.export_state(engine)
     if rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / f"{case['name']}.safetensors")

@@ -85,6 +85,10 @@ def test_progress_and_metrics_are_told_while_it_trains(place, stage1):
         "train/negative_similarity",
         "train/examples_per_second",
         "train/tokens_per_second",
+        "train/step_seconds",
+        "train/data_wait_seconds",
+        "train/memory_gigabytes",
+        "train/peak_share",
     }
     progress = metrics(place / "progress")
     assert any("fewer than 2 negatives" in line.get("text", "") for line in progress)

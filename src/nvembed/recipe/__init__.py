@@ -17,10 +17,13 @@ from nvembed.recipe.schema import (
     Synthesis,
     Teacher,
 )
+from nvembed.recipe.watching import BadSteps, DevCheck
 
 __all__ = [
     "SECTIONS",
+    "BadSteps",
     "Data",
+    "DevCheck",
     "Distillation",
     "Evaluation",
     "FalseNegatives",

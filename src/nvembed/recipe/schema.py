@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
+from nvembed.recipe.watching import BadSteps, DevCheck
 
 
 class LoRA(Section):
@@ -196,7 +197,12 @@ class Stage(Section):
     backbone_dropout: Fraction = Field(0.0, description="dropout inside the backbone; LoRA's own is model.lora.dropout")
     micro_batch_tokens: Positive = Field(32768, description="tokens encoded at once; more goes by gradient cache")
     checkpoint_steps: Positive = 100
+    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        15, description="a checkpoint after so many minutes too, whichever comes first; none: by steps alone"
+    )
     keep_checkpoints: Positive = 2
+    dev_check: DevCheck = DevCheck()
+    bad_steps: BadSteps = BadSteps()
     zero_stage: Literal[0, 1, 2, 3] = 0
     gradient_checkpointing: bool = False
     log_steps: Positive = 10
@@ -239,6 +245,9 @@ class Resources(Section):
     threads: Positive | None = Field(None, description="CPU threads of a process; None: all cores, shared by the ranks")
     cpu: str = "4"
     memory: str = "16Gi"
+    peak_tflops: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="what a device can do, for the share of peak; none: a short product of matrices tells"
+    )
     accelerator: str = "nvidia.com/gpu"
     accelerators: Annotated[int, Field(ge=0)] = 0
     storage: str = "20Gi"
@@ -270,6 +279,8 @@ class Recipe(Section):
                 raise ValueError(f"{name} has neither negatives nor in_batch.enabled: there is nothing to learn from")
             if stage.distillation.weight and not self.mining.enabled:
                 raise ValueError(f"{name}.distillation.weight is above 0, but mining, whose teacher scores, is off")
+            if stage.dev_check.every and not (self.data.dev_fraction and "retrieval" in self.data.task_types):
+                raise ValueError(f"{name}.dev_check.every is above 0, but the data holds out no dev queries")
         return self
 
 

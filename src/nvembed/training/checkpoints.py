@@ -16,11 +16,11 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nvembed.core.artifacts import replace_folder
+from nvembed.core.artifacts import output_folder, replace_folder
 from nvembed.core.digests import digest_file, digest_json
 from nvembed.core.errors import UserError, disk_is_full
 
@@ -35,12 +35,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk. `step` steps are done; `seconds` were spent on them; `made_by` says what made it."""
+    """A checkpoint on disk. `step` steps are done; `seconds` were spent on them; `made_by` says what made it.
+
+    `watched` is what decides about steps to come beside the weights: `bad_steps` and the `best` check so far.
+    """
 
     folder: Path
     step: int
     seconds: float
     made_by: Mapping[str, Any]
+    watched: Mapping[str, Any] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors by name, on the CPU."""
@@ -57,14 +61,15 @@ def save_checkpoint(
     seconds: float,
     made_by: Mapping[str, Any],
     keep: int,
+    watched: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint under `root` and remove all but the newest `keep`.
+    """Write a checkpoint under `root` and remove all but the newest `keep` and those that they name as their best.
 
     Raises UserError if the disk is full; what stood there before is untouched.
     """
     from safetensors.torch import save_file
 
-    folder = root / _name(step)
+    folder = checkpoint_folder(root, step)
     aside = root / f".{folder.name}.partial"
     for left in root.glob(".step-*"):  # by a run that was killed; nobody else writes here
         shutil.rmtree(left, ignore_errors=True)
@@ -76,6 +81,7 @@ def save_checkpoint(
             "step": step,
             "seconds": seconds,
             "made_by": dict(made_by),
+            "watched": dict(watched or {}),
             "digest": digest_file(aside / TENSORS),
         }
         state["own_digest"] = digest_json(state)
@@ -92,9 +98,44 @@ def save_checkpoint(
                 " space and start again"
             ) from error
         raise
+    kept = _folders(root)[:keep]
+    bests = {best_of(root, _watched(one)) for one in kept}
     for old in _folders(root)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old not in bests:
+            shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def best_of(root: Path, watched: Mapping[str, Any]) -> Path | None:
+    """The checkpoint that holds the weights of the best check so far; None where nothing is checked."""
+    step = watched.get("best", {}).get("step")
+    return checkpoint_folder(root, step) if step else None
+
+
+def bring_best(checkpoint: Checkpoint, root: Path) -> None:
+    """Copy the checkpoint that another one names as its best to `root`, where a run that goes on will look for it.
+
+    Raises UserError if it is missing or damaged.
+    """
+    source, target = best_of(checkpoint.folder.parent, checkpoint.watched), best_of(root, checkpoint.watched)
+    if source is None or target is None or source.resolve() == target.resolve():
+        return
+    read_checkpoint(source)
+    with output_folder(target) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def checkpoint_folder(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return root / f"step-{step:08d}"
+
+
+def _watched(folder: Path) -> Mapping[str, Any]:
+    try:
+        watched: Mapping[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))["watched"]
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged one asks for nothing
+        return {}
+    return watched
 
 
 def newest_checkpoint(root: Path) -> Checkpoint | None:
@@ -113,7 +154,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         intact = state.pop("own_digest") == digest_json(state) and state["format"] == FORMAT
         whole = digest_file(folder / TENSORS) == state["digest"]
-        checkpoint = Checkpoint(folder, state["step"], state["seconds"], state["made_by"])
+        checkpoint = Checkpoint(folder, state["step"], state["seconds"], state["made_by"], state["watched"])
     except FileNotFoundError as error:
         raise UserError(f"{folder}: no checkpoint here ({error.filename} is missing); name a step-… folder") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -142,7 +183,7 @@ def remove_checkpoints(root: Path, *, after: int | None = None) -> None:
         shutil.rmtree(root, ignore_errors=True)
         return
     for folder in _folders(root):
-        if folder.name > _name(after):
+        if folder.name > checkpoint_folder(root, after).name:
             logger.info("%s is removed: training goes on from step %d", folder, after)
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -154,10 +195,6 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
 
 
 def _folders(root: Path) -> list[Path]:

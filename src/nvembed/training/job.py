@@ -34,6 +34,8 @@ class Job:
         made_by: what the result depends on: sections and digests; checkpoints carry it.
         device: `cpu` or `cuda`.
         threads: CPU threads of a rank.
+        eval_sets: folder with the dev set for checks, or None.
+        peak_tflops: what a device can do, or None to measure it.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Job:
     made_by: Mapping[str, Any]
     device: str
     threads: int
+    eval_sets: str | None = None
+    peak_tflops: float | None = None
 
     def write(self, path: Path) -> None:
         """Write the job whole or not at all."""

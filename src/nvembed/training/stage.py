@@ -18,7 +18,9 @@ from nvembed.core.errors import UserError, tell_full_disk
 from nvembed.core.lifeline import tie_to_parent
 from nvembed.core.progress import note
 from nvembed.core.state import state_folder
+from nvembed.training.bad_steps import BAD_BATCHES
 from nvembed.training.checkpoints import check_made_by, read_checkpoint
+from nvembed.training.dev_check import SCORE, decides
 from nvembed.training.history import METRICS, Record, mean, read_history, tell
 from nvembed.training.job import Job
 from nvembed.training.launch import cpu_cores, run_workers
@@ -40,6 +42,7 @@ def train_stage(
     out: Path,
     *,
     resume: Path | None = None,
+    eval_sets: Path | None = None,
 ) -> None:
     """Train one stage and write its adapter folder.
 
@@ -52,10 +55,12 @@ def train_stage(
         init: the adapter folder to start from (its weights; the optimiser starts afresh), or None.
         out: the adapter folder to write, whole or not at all.
         resume: a checkpoint to go on from; None: the newest one of this very stage, if there is one.
+        eval_sets: the `eval` folder whose dev split `stage.dev_check` looks at; without it there are no checks.
 
     Raises:
         UserError: too few examples, a missing or changed folder, an adapter or checkpoint of something else, no GPU
-            where one is asked for, a full disk.
+            where one is asked for, a full disk, a bad step that the recipe wants to stop at, no dev set where the
+            stage's checks decide.
         RuntimeError: training failed; the message ends with the log's last lines.
     """
     tie_to_parent()
@@ -68,6 +73,9 @@ def train_stage(
         "backbone": _check_model(model),
         "code": code_digest(),
     }
+    checked = _check_eval_sets(name, stage, eval_sets)
+    if checked and decides(stage.dev_check):  # checks that only watch change nothing of what comes out
+        made_by["eval_sets"] = checked
     device = _device(stage, resources)
     if resume is not None:
         check_made_by(read_checkpoint(resume), made_by)
@@ -84,6 +92,8 @@ def train_stage(
             made_by=made_by,
             device=device,
             threads=threads,
+            eval_sets=str(eval_sets.resolve()) if checked and eval_sets else None,
+            peak_tflops=resources.peak_tflops,
         )
         with tell_full_disk(state):
             job.write(state / "job.json")
@@ -111,17 +121,24 @@ def _write_adapter(
     if result is None:
         raise RuntimeError(f"training ended, but {state / RESULT} is missing or damaged; log: {state / 'worker.log'}")
     records = read_history(state / METRICS)
-    headline = _headline(name, records, result["seconds"], stage)
+    headline = _headline(name, records, result, stage)
     with output_folder(out) as folder:
         shutil.copyfile(state / RESULT / TRAINABLE, folder / TRAINABLE)
         shutil.copyfile(state / METRICS, folder / METRICS)
-        write_report(folder, name, records, headline, made_by["stage"])
+        if (state / BAD_BATCHES).exists():
+            shutil.copyfile(state / BAD_BATCHES, folder / BAD_BATCHES)
+        kept = result["weights_of_step"] if decides(stage.dev_check) else None
+        write_report(folder, name, records, headline, made_by["stage"], given=kept)
         write_manifest(
             folder,
             kind="adapter",
             section=made_by["stage"],
-            inputs={key: made_by[key] for key in ("dataset", "init") if made_by[key]},
-            counts={"steps": stage.steps, "examples": stage.steps * stage.batch_size},
+            inputs={key: made_by[key] for key in ("dataset", "init", "eval_sets") if made_by.get(key)},
+            counts={
+                "steps": result["steps"],
+                "examples": result["steps"] * stage.batch_size,
+                "skipped_steps": result["skipped"],
+            },
             licenses=source.licenses,
             headline=headline,
             extra={
@@ -133,15 +150,37 @@ def _write_adapter(
         )
 
 
-def _headline(name: str, records: list[Record], seconds: float, stage: Stage) -> dict[str, float]:
-    """Loss over the last tenth of the steps, time, speed, steps."""
-    last = records[-max(1, len(records) // 10) :]
-    return {
-        f"{name}.final_loss": mean(last)["loss"],
+def _headline(name: str, records: list[Record], result: Mapping[str, Any], stage: Stage) -> dict[str, float]:
+    """Loss over the last tenth of the steps, time, speed, steps; the dev check of the weights; steps left out."""
+    last = mean(records[-max(1, len(records) // 10) :])
+    steps, seconds = result["steps"], result["seconds"]
+    headline = {
         f"{name}.seconds": seconds,
-        f"{name}.examples_per_second": stage.steps * stage.batch_size / seconds,
-        f"{name}.steps": float(stage.steps),
+        f"{name}.examples_per_second": steps * stage.batch_size / seconds,
+        f"{name}.steps": float(steps),
     }
+    if "loss" in last:
+        headline = {f"{name}.final_loss": last["loss"], **headline}
+    checks = {record["step"]: record[SCORE] for record in records if SCORE in record}
+    if result["weights_of_step"] in checks:
+        headline[f"{name}.dev_ndcg_at_10"] = checks[result["weights_of_step"]]
+    if decides(stage.dev_check):
+        headline[f"{name}.weights_of_step"] = float(result["weights_of_step"])
+    if result["skipped"]:
+        headline[f"{name}.skipped_steps"] = float(result["skipped"])
+    return headline
+
+
+def _check_eval_sets(name: str, stage: Stage, eval_sets: Path | None) -> str | None:
+    """Digest of the eval folder if the stage's checks are to be made; None if not, which is said."""
+    if not stage.dev_check.every:
+        return None
+    if eval_sets is None:
+        if decides(stage.dev_check):
+            raise UserError(f"{name}.dev_check decides by a dev set, but none is given; name it with --eval-sets")
+        note(f"{name}.dev_check: no eval sets are given, so nothing is checked on dev while it trains")
+        return None
+    return read_manifest(eval_sets, kind="eval", verify=True).content
 
 
 def _check_dataset(stage: Stage, dataset: Path) -> Manifest:
