@@ -59,3 +59,16 @@ def test_a_folder_without_scores_is_refused(tmp_path: Path, columns: dict[str, l
     write_examples(tmp_path, [example("q", "p", "n")], columns=columns)
     with pytest.raises(UserError, match="holds no scores of a teacher; give a folder that mining wrote"):
         read_teacher_scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negatives"),
+    [(float("nan"), [0.5, 0.25]), (0.75, [0.5, float("inf")]), (0.75, [0.5, None]), (0.75, [0.5])],
+    ids=["nan", "infinite", "none", "one too few"],
+)
+def test_a_score_that_is_no_number_is_refused_with_its_example(tmp_path, positive, negatives):
+    examples = [example("q", "p", "n1", "n2")]
+    columns = {"positive_score": [positive], "negative_scores": [negatives]}
+    write_examples(tmp_path, examples, columns=columns)
+    with pytest.raises(UserError, match=r"scores of example .* \('q'\) are not one finite number"):
+        read_teacher_scores(tmp_path)

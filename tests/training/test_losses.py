@@ -117,27 +117,37 @@ def test_value_and_gradient_are_those_of_finite_differences(in_batch):
     torch.autograd.gradcheck(loss, (vectors,))
 
 
-def test_equals_multiple_negatives_ranking_loss_of_sentence_transformers_where_both_apply():
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_equals_multiple_negatives_ranking_loss_of_sentence_transformers_where_both_apply(cached, dtype, tolerance):
+    from sentence_transformers.sentence_transformer import losses
 
     batch = [example(f"q{i}", f"p{i}", [f"n{i}"]) for i in range(5)]
     layout = arranged(batch, negatives=1)
-    raw = 3 * torch.tensor(vectors_of(layout.texts), dtype=torch.float32)
+    raw = 3 * torch.tensor(vectors_of(layout.texts), dtype=dtype)
     ours_in, theirs_in = raw.clone().requires_grad_(), raw.clone().requires_grad_()
     unit = torch.nn.functional.normalize(ours_in)
     ours = info_nce(unit[layout.queries], unit[layout.documents], layout.comparison, TEMPERATURE).losses.mean()
     where = {text.text: place for place, text in enumerate(layout.texts)}
-    columns = [[where[f"{kind}{i}"] for i in range(5)] for kind in "qpn"]
+    columns = [{"input_ids": torch.tensor([[where[f"{kind}{i}"]] for i in range(5)])} for kind in "qpn"]
 
-    class Nothing(torch.nn.Module):
-        """The loss wants a model; the vectors are given to it directly."""
+    class Rows(torch.nn.Module):
+        """Gives the loss the vectors whose numbers it is asked for."""
 
-    loss = MultipleNegativesRankingLoss(Nothing(), scale=1 / TEMPERATURE)
-    theirs = loss.compute_loss_from_embeddings([theirs_in[column] for column in columns], None)
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+        def forward(self, features):
+            return {"sentence_embedding": theirs_in[features["input_ids"][:, 0]]}
+
+    model = torch.nn.Sequential(Rows())
+    if cached:
+        loss = losses.CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=2)
+    else:
+        loss = losses.MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
+    theirs = loss(columns, None)
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     ours.backward()
     theirs.backward()
-    torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=1e-5, atol=1e-6)
+    assert float(theirs_in.grad.abs().max()) > 0
+    torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=tolerance, atol=tolerance)
 
 
 def test_losses_of_low_precision_vectors_are_computed_in_float32():

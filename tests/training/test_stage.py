@@ -208,3 +208,14 @@ def test_an_adapter_of_another_model_section_is_refused_with_what_differs(place,
         train(place, "stage2", "unmade", "model.pooling=mean", init=stage1)
     with pytest.raises(UserError, match="holds a mined"):
         train(place, "stage2", "unmade", init=place / "dataset")
+
+
+def test_a_damaged_adapter_is_refused(place, stage1):
+    damaged = place / "damaged"
+    shutil.copytree(stage1, damaged)
+    with (damaged / "trainable.safetensors").open("r+b") as stream:
+        stream.seek(-3, 2)
+        stream.write(b"\x00\x01")
+    with pytest.raises(UserError, match="damaged: its files changed"):
+        train(place, "stage2", "unmade", init=damaged)
+    assert not (place / "unmade").exists()

@@ -95,6 +95,24 @@ class ExampleTable(Sequence[Example]):
         scored = zip(row["negatives"], row["negative_scores"], strict=True)
         return {row["positive"]: row["positive_score"], **dict(scored)}
 
+    def first_bad_scores(self) -> int | None:
+        """The first example whose scores are not one finite number for its positive and for each of its negatives."""
+        import pyarrow.compute as pc
+
+        for batch, start in zip(self._batches, self._starts, strict=False):
+            if "positive_score" not in batch.schema.names:
+                continue
+            scores, lengths = batch["negative_scores"], pc.list_value_length
+            one_each = pc.equal(lengths(scores), lengths(batch["negatives"]))
+            good = pc.and_(pc.is_finite(batch["positive_score"]), one_each)
+            good = np.array(pc.fill_null(good, False))
+            wrong = ~np.array(pc.fill_null(pc.is_finite(scores.flatten()), False))
+            good[np.array(pc.list_parent_indices(scores))[wrong]] = False
+            bad = np.flatnonzero(~good & np.array(pc.is_valid(batch["positive_score"]), dtype=bool))
+            if len(bad):
+                return int(start + bad[0])
+        return None
+
     def codes(self, field: str) -> tuple[np.ndarray, list[str]]:
         """See `Columns`."""
 
@@ -160,10 +178,17 @@ class TeacherScores(Mapping[str, Mapping[str, float]]):
 
 
 def read_teacher_scores(folder: Path | str) -> TeacherScores:
-    """The teacher's scores of a dataset folder. Raises UserError if it holds none."""
+    """The teacher's scores of a dataset folder. Raises UserError if it holds none, or one that is no number."""
     table = open_examples(folder)
     if not table.has_scores:
         raise UserError(f"{folder}: holds no scores of a teacher; give a folder that mining wrote with mining.enabled")
+    bad = table.first_bad_scores()
+    if bad is not None:
+        example = table[bad]
+        raise UserError(
+            f"{folder}: the teacher's scores of example {example.id[:16]} ({example.query[:40]!r}) are not one finite "
+            "number for its positive and each negative; mine the folder anew"
+        )
     return TeacherScores(table)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import Manifest, output_folder, read_manifest, write_manifest
 from nvembed.core.digests import code_digest, digest_file, digest_json
-from nvembed.core.errors import UserError
+from nvembed.core.errors import UserError, tell_full_disk
 from nvembed.core.lifeline import tie_to_parent
 from nvembed.core.progress import note
 from nvembed.core.state import state_folder
@@ -97,18 +97,20 @@ def train_stage(
             eval_sets=str(eval_sets.resolve()) if checked and eval_sets else None,
             peak_tflops=resources.peak_tflops,
         )
-        job.write(state / "job.json")
-        run_workers(
-            state / "job.json",
-            device=device,
-            processes=resources.processes,
-            threads=threads,
-            log=state / "worker.log",
-        )
+        with tell_full_disk(state):
+            job.write(state / "job.json")
+            run_workers(
+                state / "job.json",
+                device=device,
+                processes=resources.processes,
+                threads=threads,
+                log=state / "worker.log",
+            )
     else:
         note(f"{name} was trained before; its result is taken from {state}")
         tell(read_history(state / METRICS), stage.log_steps)
-    _write_adapter(name, stage, state, made_by, source, composition, out)
+    with tell_full_disk(out):
+        _write_adapter(name, stage, state, made_by, source, composition, out)
 
 
 def _write_adapter(
@@ -220,7 +222,7 @@ def _check_dataset(stage: Stage, dataset: Path) -> tuple[Manifest, Composition]:
 
 def _check_init(init: Path, model: Mapping[str, Any]) -> str:
     """Digest of the adapter to start from. Raises UserError if another model section made it."""
-    made_with = read_manifest(init, kind="adapter").extra.get("model", {})
+    made_with = read_manifest(init, kind="adapter", verify=True).extra.get("model", {})
     differing = sorted(key for key in made_with.keys() | model.keys() if made_with.get(key) != model.get(key))
     if differing:
         what = "; ".join(f"model.{key} is {model.get(key)}, there {made_with.get(key)}" for key in differing)

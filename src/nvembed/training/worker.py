@@ -9,7 +9,6 @@ training is complete), `error.json` (what the user has to mend), `worker.log`.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -21,8 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nvembed.core.artifacts import write_file
-from nvembed.core.errors import UserError
+from nvembed.core.errors import UserError, tell_full_disk
 from nvembed.core.lifeline import tie_to_parent
 from nvembed.core.state import hold
 from nvembed.training import engine as engines
@@ -32,8 +30,9 @@ from nvembed.training.checkpoints import (
     check_made_by,
     newest_checkpoint,
     read_checkpoint,
+    remove_checkpoints,
 )
-from nvembed.training.job import Job, section
+from nvembed.training.job import Job, section, write_error
 from nvembed.training.result import read_result
 
 logger = logging.getLogger(__name__)
@@ -42,18 +41,26 @@ logger = logging.getLogger(__name__)
 def main(arguments: list[str]) -> int:
     """Run one rank; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _signals(signal.SIG_DFL)
     tie_to_parent()
     _end_with_torchrun()
     job = Job.read(Path(arguments[0]))
     state = Path(job.state)
     try:
-        with hold(state) if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
+        with tell_full_disk(state), hold(state) if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
             code = _train(job, state)
             engines.leave_ranks()
             return code
     except UserError as error:
-        write_file(state / "error.json", json.dumps({"error": str(error)}) + "\n")
+        write_error(state, error)
         return 2
+
+
+def _signals(action: Any) -> None:
+    """What a request to end does: SIGTERM, or SIGINT handed on by torchrun (`launch.py`)."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, action)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _end_with_torchrun(every: float = 0.5) -> None:
@@ -105,7 +112,7 @@ def _train(job: Job, state: Path) -> int:
     measured = partial(peak_flops, device, encoder.precision, state / "peak.json")
     trainer.peak_flops = job.peak_tflops * 1e12 if job.peak_tflops else _agree(measured, rank, world)
     checker = _checker(job, trainer)
-    signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stop_requested", True))
+    _signals(lambda *_: setattr(trainer, "stop_requested", True))
     return Loop(job, trainer, checker, checkpoint).run()
 
 
@@ -126,6 +133,7 @@ def _find_checkpoint(job: Job, state: Path) -> Checkpoint | None:
         checkpoint = read_checkpoint(Path(job.resume))
         check_made_by(checkpoint, job.made_by)
         bring_best(checkpoint, state / "checkpoints")
+        remove_checkpoints(state / "checkpoints", after=checkpoint.step)
         return checkpoint
     return newest_checkpoint(state / "checkpoints")
 
