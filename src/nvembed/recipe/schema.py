@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
+from nvembed.recipe.licences import refused_sources
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
+from nvembed.recipe.sources import LabelRule, Source
 
 
 class LoRA(Section):
@@ -90,6 +92,7 @@ _FILE_INSTRUCTIONS: dict[TaskType, str] = {
 }
 _INSTRUCTIONS: dict[str, dict[TaskType, str]] = {
     "file": _FILE_INSTRUCTIONS,
+    "mix": _FILE_INSTRUCTIONS,
     "python_docs": {
         "retrieval": "Given a summary, retrieve its documentation",
         "classification": "Classify a piece of Python documentation by the library module it documents",
@@ -101,12 +104,23 @@ _INSTRUCTIONS: dict[str, dict[TaskType, str]] = {
 class Data(Section):
     """Where examples come from and what is held out."""
 
-    source: Literal["python_docs", "file"] = "python_docs"
+    source: Literal["python_docs", "file", "mix"] = "python_docs"
     path: str | None = Field(
         None, description="a JSONL, Parquet, CSV or TSV file: local, s3://, gs://, hf://datasets/…"
     )
     columns: Columns = Columns()
     license: str = Field("unspecified", description="licence of the user's own file")
+    sources: dict[str, Source] = Field({}, description="the datasets of a mix by name; null takes one out")
+    only: list[str] = Field([], description="the sources of these names alone; none given: all")
+    hub_mirror: str | None = Field(
+        None, description="folder in place of the hub: <repo>/<config>/<split>.parquet (.jsonl, .csv)"
+    )
+    allow_fallback: bool = Field(False, description="where a source cannot be had, read its fallback and say so")
+    forbid_licenses: list[str] = Field(
+        [], description="sources so licensed are left out: names with *, non-commercial, share-alike, unspecified"
+    )
+    label_rule: LabelRule | None = Field(None, description="for all labelled sources of a mix, whatever theirs says")
+    download_attempts: Positive = Field(5, description="tries for each file of the hub before it is given up")
     digest: str | None = Field(None, description="content digest or ETag of the source; written by resolve_recipe")
     instructions: dict[TaskType, str] = Field(
         {}, description="the task sentences; those not given are the source's own"
@@ -121,6 +135,31 @@ class Data(Section):
     max_bad_rows: Fraction = Field(0.01, description="share of unusable rows above which the file is refused")
     limit: Positive | None = Field(None, description="use at most so many pairs, sampled")
     seed: int = 17
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_takes_a_source_out(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or not isinstance(sources := tree.get("sources"), dict):
+            return tree
+        only = tree.get("only") or [name for name, source in sources.items() if source is not None]
+        if isinstance(only, list) and (missing := [name for name in only if sources.get(name) is None]):
+            raise ValueError(f"only names {missing[0]!r}, which is no source; there are {', '.join(sorted(sources))}")
+        kept = {name: source for name, source in sources.items() if source is not None and name in only}
+        return {**tree, "sources": kept}
+
+    @model_validator(mode="after")
+    def _a_mix_has_sources(self) -> Data:
+        if self.source != "mix" or self.path is not None:
+            return self
+        if not self.sources:
+            raise ValueError("source is 'mix' but sources is empty; name at least one")
+        refused = {item.name: item for item in refused_sources(self.sources, self.forbid_licenses)}
+        if len(refused) == len(self.sources):
+            first = next(iter(refused.values()))
+            raise ValueError(
+                f"forbid_licenses leaves no source ({first.name} is {first.license}, refused by {first.pattern!r})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_path_means_a_file(self) -> Data:
