@@ -36,22 +36,58 @@ def write_fallbacks(folder: Path, rows: int = 24) -> Path:
     hub = _Hub(folder)
     found = facts(rows)
     score = [1.0, 0.97, 0.5, 0.4]
-    hub.parquet("lightonai/embeddings-fine-tuning", "queries", "msmarco",
-                [{"query_id": i, "query": fact.question, "split": "train"} for i, fact in enumerate(found)])
-    hub.parquet("lightonai/embeddings-fine-tuning", "documents", "msmarco",
-                [{"document_id": i, "document": fact.passage, "split": "train"} for i, fact in enumerate(found)])
-    hub.parquet("lightonai/embeddings-fine-tuning", "scores", "msmarco",
-                [{"query_id": i, "document_ids": [(i + step) % rows for step in (0, 1, 2, 3)], "scores": score,
-                  "split": "train"} for i in range(rows)])
-    hub.parquet("nvidia/embed-nemotron-dataset-v1", "FEVER", "train",
-                [{"question_id": f"q{i}", "question": fact.claim, "corpus_id": "FEVER_corpus",
-                  "pos_doc": [{"id": f"d{i}"}], "neg_doc": [{"id": f"d{(i + 1) % rows}"}]}
-                 for i, fact in enumerate(found)])
-    hub.parquet("nvidia/embed-nemotron-dataset-v1", "FEVER_corpus", "train",
-                [{"id": f"d{i}", "text": fact.passage} for i, fact in enumerate(found)])
+    hub.parquet(
+        "lightonai/embeddings-fine-tuning",
+        "queries",
+        "msmarco",
+        [{"query_id": i, "query": fact.question, "split": "train"} for i, fact in enumerate(found)],
+    )
+    hub.parquet(
+        "lightonai/embeddings-fine-tuning",
+        "documents",
+        "msmarco",
+        [{"document_id": i, "document": fact.passage, "split": "train"} for i, fact in enumerate(found)],
+    )
+    hub.parquet(
+        "lightonai/embeddings-fine-tuning",
+        "scores",
+        "msmarco",
+        [
+            {
+                "query_id": i,
+                "document_ids": [(i + step) % rows for step in (0, 1, 2, 3)],
+                "scores": score,
+                "split": "train",
+            }
+            for i in range(rows)
+        ],
+    )
+    hub.parquet(
+        "nvidia/embed-nemotron-dataset-v1",
+        "FEVER",
+        "train",
+        [
+            {
+                "question_id": f"q{i}",
+                "question": fact.claim,
+                "corpus_id": "FEVER_corpus",
+                "pos_doc": [{"id": f"d{i}"}],
+                "neg_doc": [{"id": f"d{(i + 1) % rows}"}],
+            }
+            for i, fact in enumerate(found)
+        ],
+    )
+    hub.parquet(
+        "nvidia/embed-nemotron-dataset-v1",
+        "FEVER_corpus",
+        "train",
+        [{"id": f"d{i}", "text": fact.passage} for i, fact in enumerate(found)],
+    )
     hub.jsonl("embedding-data/PAQ_pairs", "default", "train", [{"set": [f.question, f.passage]} for f in found])
-    f2llm = [{"query": first, "passage": second, **{f"negative_{n}": found[n % rows].passage for n in range(1, 25)}}
-             for first, second, _ in STS]
+    f2llm = [
+        {"query": first, "passage": second, **{f"negative_{n}": found[n % rows].passage for n in range(1, 25)}}
+        for first, second, _ in STS
+    ]
     hub.write_parquet(hub.folder / "codefuse-ai/F2LLM" / "sts12.parquet", f2llm)
     return folder
 
@@ -91,20 +127,36 @@ def _retrieval(hub: _Hub, rows: int) -> None:
     st = "sentence-transformers"
     hub.parquet(f"{st}/natural-questions", "pair", "train", [{"query": f.question, "answer": f.passage} for f in found])
     hub.parquet(f"{st}/paq", "pair", "train", [{"query": f.question, "answer": f.passage} for f in found])
-    bodies = [{"body1": f"I was told this: {f.claim} But {f.question}?", "body2": f"Please explain: {f.question}? "
-               f"My book only says: {f.claim}"} for f in found]
+    bodies = [
+        {
+            "body1": f"I was told this: {f.claim} But {f.question}?",
+            "body2": f"Please explain: {f.question}? My book only says: {f.claim}",
+        }
+        for f in found
+    ]
     hub.parquet(f"{st}/stackexchange-duplicates", "body-body-pair", "train", bodies)
     nli = [{"anchor": f.passage, "positive": f.claim, "negative": o.claim} for f, o in zip(found, other, strict=True)]
     hub.parquet(f"{st}/all-nli", "triplet", "train", nli)
-    hub.parquet(f"{st}/squad", "pair", "train",
-                [{"question": f.question.capitalize() + "?", "answer": f.passage} for f in found])
+    hub.parquet(
+        f"{st}/squad",
+        "pair",
+        "train",
+        [{"question": f.question.capitalize() + "?", "answer": f.passage} for f in found],
+    )
     for repo in ("miracl", "mr-tydi"):
-        triplets = [{"anchor": f.question, "positive": f"{f.title}\n{f.passage}", "negative": f"{o.title}\n{o.passage}"}
-                    for f, o in zip(found, other, strict=True)]
+        triplets = [
+            {"anchor": f.question, "positive": f"{f.title}\n{f.passage}", "negative": f"{o.title}\n{o.passage}"}
+            for f, o in zip(found, other, strict=True)
+        ]
         hub.parquet(f"{st}/{repo}", "en-triplet", "train", triplets)
     arguana = [(varied(c, n), varied(p, n), varied(w, n)) for n in range(-(-rows // len(LISTS))) for c, p, w in LISTS]
-    hub.parquet("cfli/bge-full-data", "default", "arguana",
-                [_bge(c, [p], [w], "arguana", "normal") for c, p, w in arguana[:rows]], _BGE)
+    hub.parquet(
+        "cfli/bge-full-data",
+        "default",
+        "arguana",
+        [_bge(c, [p], [w], "arguana", "normal") for c, p, w in arguana[:rows]],
+        _BGE,
+    )
 
 
 _BGE = pa.schema([
@@ -115,16 +167,30 @@ _BGE = pa.schema([
 
 
 def _bge(query: str, pos: list[str], neg: list[str], category: str, kind: str) -> dict[str, Any]:
-    return {"query": query, "pos": pos, "neg": neg, "category": category, "type": kind, "prompt": "Made up.",
-            "pos_scores": None, "neg_scores": None}
+    return {
+        "query": query,
+        "pos": pos,
+        "neg": neg,
+        "category": category,
+        "type": kind,
+        "prompt": "Made up.",
+        "pos_scores": None,
+        "neg_scores": None,
+    }
 
 
 def _joined(hub: _Hub, rows: int) -> None:
     """Datasets whose rows name their texts by id."""
     found = facts(rows)
     questions, claims = [f.question for f in found], [f.claim for f in found]
-    for name, queries in (("msmarco", questions), ("fiqa", questions), ("nfcorpus", questions), ("fever", claims),
-                          ("scifact", claims), ("hotpotqa", questions)):
+    for name, queries in (
+        ("msmarco", questions),
+        ("fiqa", questions),
+        ("nfcorpus", questions),
+        ("fever", claims),
+        ("scifact", claims),
+        ("hotpotqa", questions),
+    ):
         repo = f"mteb/{name}"
         titles = name not in ("msmarco", "fiqa")
         corpus = [{"_id": f"d{i}", "title": f.title if titles else "", "text": f.passage} for i, f in enumerate(found)]
@@ -139,19 +205,50 @@ def _joined(hub: _Hub, rows: int) -> None:
         judged.append({"query-id": "q0", "corpus-id": "d-far", "score": 0.0})
         hub.jsonl(repo, "default", "train", judged)
         hub.jsonl(repo, "default", "test", [{"query-id": "t0", "corpus-id": "d1", "score": 1.0}])
-    hub.parquet("rag-datasets/rag-mini-bioasq", "question-answer-passages", "test",
-                [{"question": f.question.capitalize() + "?", "answer": f.claim,
-                  "relevant_passage_ids": f"[{i + 1000}, {(i + 1) % rows + 1000}]", "id": i}
-                 for i, f in enumerate(found)])
-    hub.parquet("rag-datasets/rag-mini-bioasq", "text-corpus", "passages",
-                [{"passage": f.passage, "id": i + 1000} for i, f in enumerate(found)])
+    hub.parquet(
+        "rag-datasets/rag-mini-bioasq",
+        "question-answer-passages",
+        "test",
+        [
+            {
+                "question": f.question.capitalize() + "?",
+                "answer": f.claim,
+                "relevant_passage_ids": f"[{i + 1000}, {(i + 1) % rows + 1000}]",
+                "id": i,
+            }
+            for i, f in enumerate(found)
+        ],
+    )
+    hub.parquet(
+        "rag-datasets/rag-mini-bioasq",
+        "text-corpus",
+        "passages",
+        [{"passage": f.passage, "id": i + 1000} for i, f in enumerate(found)],
+    )
     facts_of = pa.list_(pa.struct([("key", pa.string()), ("value", pa.int32())]))
-    schema = pa.schema([("id", pa.int32()), ("uid", pa.string()), ("claim", pa.string()),
-                        ("supporting_facts", facts_of), ("label", pa.int64()), ("num_hops", pa.int32()),
-                        ("hpqa_id", pa.string())])
-    hover = [{"id": i, "uid": f"u{i}", "claim": f.claim, "label": i % 2, "num_hops": 2, "hpqa_id": f"h{i}",
-              "supporting_facts": [{"key": f.title, "value": 0}, {"key": found[(i + 2) % rows].title, "value": 1}]}
-             for i, f in enumerate(found)]
+    schema = pa.schema(
+        [
+            ("id", pa.int32()),
+            ("uid", pa.string()),
+            ("claim", pa.string()),
+            ("supporting_facts", facts_of),
+            ("label", pa.int64()),
+            ("num_hops", pa.int32()),
+            ("hpqa_id", pa.string()),
+        ]
+    )
+    hover = [
+        {
+            "id": i,
+            "uid": f"u{i}",
+            "claim": f.claim,
+            "label": i % 2,
+            "num_hops": 2,
+            "hpqa_id": f"h{i}",
+            "supporting_facts": [{"key": f.title, "value": 0}, {"key": found[(i + 2) % rows].title, "value": 1}],
+        }
+        for i, f in enumerate(found)
+    ]
     hub.parquet("vincentkoc/hover-parquet", "default", "train", hover, schema)
 
 
@@ -175,11 +272,19 @@ def _classification(hub: _Hub, rows: int) -> None:
     for repo, config, texts, form in _SETS:
         write = hub.parquet if form == "parquet" else hub.jsonl
         for split, number in (("train", rows), ("test", max(rows // 4, 4))):
-            of_split = [(f"{text} ({split})" if split == "test" else text, label, name)
-                        for text, label, name in labelled(texts, number)]
+            of_split = [
+                (f"{text} ({split})" if split == "test" else text, label, name)
+                for text, label, name in labelled(texts, number)
+            ]
             massive = "massive" in repo  # whose labels are names
-            written = [{"text": text, "label": name if massive else label,
-                        "label_text": str(label) if texts == "stars" else name} for text, label, name in of_split]
+            written = [
+                {
+                    "text": text,
+                    "label": name if massive else label,
+                    "label_text": str(label) if texts == "stars" else name,
+                }
+                for text, label, name in of_split
+            ]
             write(repo, config, split, written)
     hub.card("mteb/banking77", "mit")
 
@@ -187,37 +292,60 @@ def _classification(hub: _Hub, rows: int) -> None:
 def _clustering(hub: _Hub, rows: int) -> None:
     found = facts(rows)
     raw = [{"id": f"{2000 + i}.{i:05d}", "title": f.title, "abstract": f.passage} for i, f in enumerate(found)]
-    hub.jsonl("mteb/raw_arxiv", "default", "train",
-              [{**row, "categories": f"{f.category} physics.gen-ph"} for row, f in zip(raw, found, strict=True)])
+    hub.jsonl(
+        "mteb/raw_arxiv",
+        "default",
+        "train",
+        [{**row, "categories": f"{f.category} physics.gen-ph"} for row, f in zip(raw, found, strict=True)],
+    )
     for name in ("biorxiv", "medrxiv"):
-        hub.jsonl(f"mteb/raw_{name}", "default", "train",
-                  [{**row, "category": f.topic} for row, f in zip(raw, found, strict=True)], packed=True)
-    sets = [{"sentences": [f.question for f in found[i::3]], "labels": [f.topic for f in found[i::3]]}
-            for i in range(3)]
+        hub.jsonl(
+            f"mteb/raw_{name}",
+            "default",
+            "train",
+            [{**row, "category": f.topic} for row, f in zip(raw, found, strict=True)],
+            packed=True,
+        )
+    sets = [
+        {"sentences": [f.question for f in found[i::3]], "labels": [f.topic for f in found[i::3]]} for i in range(3)
+    ]
     hub.jsonl("mteb/stackexchange-clustering", "default", "validation", sets)
     held_out = [{"sentences": [found[0].title, f"{found[0].title} {found[0].passage}"], "labels": ["x", "y"]}]
     for name in ("arxiv", "biorxiv", "medrxiv"):
         for kind in ("s2s", "p2p"):
             hub.jsonl(f"mteb/{name}-clustering-{kind}", "default", "test", held_out)
-    for repo in ("twentynewsgroups-clustering", "reddit-clustering", "reddit-clustering-p2p",
-                 "stackexchange-clustering", "stackexchange-clustering-p2p"):
+    for repo in (
+        "twentynewsgroups-clustering",
+        "reddit-clustering",
+        "reddit-clustering-p2p",
+        "stackexchange-clustering",
+        "stackexchange-clustering-p2p",
+    ):
         hub.jsonl(f"mteb/{repo}", "default", "test", held_out)
-    for split, whole in (("twenty_news_groups", True), ("reddit_clustering", False), ("reddit_clusteringP2P", True),
-                         ("stack_exchange_clusteringP2P", True)):
+    for split, whole in (
+        ("twenty_news_groups", True),
+        ("reddit_clustering", False),
+        ("reddit_clusteringP2P", True),
+        ("stack_exchange_clusteringP2P", True),
+    ):
         lists = []
         for i, fact in enumerate(found):
             text = (lambda f: f"{f.title}\n{f.passage}") if whole else (lambda f: f.question)
             same = [text(f) for f in found if f.topic == fact.topic and f is not fact]
             other = [text(f) for f in found if f.topic != fact.topic]
-            lists.append(_bge(text(fact), [same[i % len(same)]], other[i % 3 : i % 3 + 3], fact.topic,
-                              "symmetric_clustering"))
+            lists.append(
+                _bge(text(fact), [same[i % len(same)]], other[i % 3 : i % 3 + 3], fact.topic, "symmetric_clustering")
+            )
         hub.parquet("cfli/bge-full-data", "default", split, lists, _BGE)
 
 
 def _sts(hub: _Hub, rows: int) -> None:
     pairs = [(varied(a, n), varied(b, n), score) for n in range(-(-rows // len(STS))) for a, b, score in STS][:rows]
-    for repo, config, most in (("sts12-sts", "default", 5.0), ("sts22-crosslingual-sts", "en", 4.0),
-                               ("stsbenchmark-sts", "default", 5.0)):
+    for repo, config, most in (
+        ("sts12-sts", "default", 5.0),
+        ("sts22-crosslingual-sts", "en", 4.0),
+        ("stsbenchmark-sts", "default", 5.0),
+    ):
         scored = [{"sentence1": a, "sentence2": b, "score": min(score, most)} for a, b, score in pairs]
         hub.jsonl(f"mteb/{repo}", config, "train", scored)
         hub.jsonl(f"mteb/{repo}", config, "test", [{"sentence1": "A test.", "sentence2": "One more.", "score": 2.0}])

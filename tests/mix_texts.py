@@ -23,8 +23,8 @@ FACTS = [
          "side. Water therefore rises on both sides, and a turning Earth passes two bulges a day."),
     Fact("astronomy", "astro-ph.SR", "Star colours", "what does the colour of a star tell",
          "Blue stars are hotter than red ones.",
-         "A star's colour follows its surface temperature: red dwarfs glow at about 3,000 kelvin, the Sun at 5,800, and "
-         "blue giants at more than 20,000."),
+         "A star's colour follows its surface temperature: red dwarfs glow at about 3,000 kelvin, the Sun at 5,800, "
+         "and blue giants at more than 20,000."),
     Fact("astronomy", "astro-ph.EP", "Saturn's rings", "what are the rings of Saturn made of",
          "Saturn's rings are mostly water ice.",
          "The rings of Saturn consist of countless pieces of water ice, from grains of dust to blocks as large as a "
@@ -35,8 +35,8 @@ FACTS = [
          "and water; oxygen is left over."),
     Fact("biology", "q-bio.NC", "Sleep and memory", "does sleep help memory",
          "Sleep after learning improves recall.",
-         "People who sleep after learning a list of words recall more of it the next day than those who stay awake, and "
-         "deep sleep seems to matter most."),
+         "People who sleep after learning a list of words recall more of it the next day than those who stay awake, "
+         "and deep sleep seems to matter most."),
     Fact("biology", "q-bio.PE", "Bird migration", "how do birds find their way when they migrate",
          "Migrating birds use the Earth's magnetic field.",
          "Migrating birds steer by the Sun, by the stars and by the Earth's magnetic field, and they correct one "
@@ -66,16 +66,16 @@ FACTS = [
          "overpaying and a lower one only risks losing, so the honest bid is best."),
     Fact("history", "physics.hist-ph", "The printing press", "who brought movable type to Europe",
          "Gutenberg introduced movable type to Europe.",
-         "Around 1450 Johannes Gutenberg of Mainz cast metal type, set it into pages and printed Bibles with it; within "
-         "fifty years presses stood in most large towns of Europe."),
+         "Around 1450 Johannes Gutenberg of Mainz cast metal type, set it into pages and printed Bibles with it; "
+         "within fifty years presses stood in most large towns of Europe."),
     Fact("history", "physics.hist-ph", "The Rosetta Stone", "how were hieroglyphs deciphered",
          "The Rosetta Stone helped to decipher hieroglyphs.",
          "The Rosetta Stone bears one decree in Greek and in two Egyptian scripts. Comparing the royal names in them, "
          "Champollion read the hieroglyphs in 1822."),
     Fact("medicine", "q-bio.TO", "Aspirin", "does aspirin thin the blood",
          "Aspirin lowers the risk of clots.",
-         "Aspirin stops platelets from making thromboxane, so they clump less for as long as they live, about ten days; "
-         "a low dose lowers the risk of a second heart attack."),
+         "Aspirin stops platelets from making thromboxane, so they clump less for as long as they live, about ten "
+         "days; a low dose lowers the risk of a second heart attack."),
     Fact("medicine", "q-bio.QM", "Vaccines", "why are vaccines given more than once",
          "A second dose makes immunity last longer.",
          "A first dose makes memory cells, and a later one calls them up again: antibodies rise higher and stay longer "
@@ -91,7 +91,7 @@ CLASSES: dict[str, dict[str, list[str]]] = {
         "5 stars": ["Best lamp I ever had, bright and quiet.", "Exactly as described and two days early."],
     },
     "counterfactual": {
-        "not-counterfactual": ["The zipper is solid and the pockets are deep.", "It arrived on a Tuesday, well packed."],
+        "not-counterfactual": ["The zipper is solid and the pockets are deep.", "It came on a Tuesday, well packed."],
         "counterfactual": ["I wish I had bought the larger one.", "If the strap were softer I would wear it all day."],
     },
     "banking": {

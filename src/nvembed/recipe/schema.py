@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
-from nvembed.recipe.licences import refused_sources
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
-from nvembed.recipe.sources import LabelRule, Source
+from nvembed.recipe.mix import Mix
 
 
 class LoRA(Section):
@@ -101,7 +100,7 @@ _INSTRUCTIONS: dict[str, dict[TaskType, str]] = {
 }
 
 
-class Data(Section):
+class Data(Mix):
     """Where examples come from and what is held out."""
 
     source: Literal["python_docs", "file", "mix"] = "python_docs"
@@ -110,17 +109,6 @@ class Data(Section):
     )
     columns: Columns = Columns()
     license: str = Field("unspecified", description="licence of the user's own file")
-    sources: dict[str, Source] = Field({}, description="the datasets of a mix by name; null takes one out")
-    only: list[str] = Field([], description="the sources of these names alone; none given: all")
-    hub_mirror: str | None = Field(
-        None, description="folder in place of the hub: <repo>/<config>/<split>.parquet (.jsonl, .csv)"
-    )
-    allow_fallback: bool = Field(False, description="where a source cannot be had, read its fallback and say so")
-    forbid_licenses: list[str] = Field(
-        [], description="sources so licensed are left out: names with *, non-commercial, share-alike, unspecified"
-    )
-    label_rule: LabelRule | None = Field(None, description="for all labelled sources of a mix, whatever theirs says")
-    download_attempts: Positive = Field(5, description="tries for each file of the hub before it is given up")
     digest: str | None = Field(None, description="content digest or ETag of the source; written by resolve_recipe")
     instructions: dict[TaskType, str] = Field(
         {}, description="the task sentences; those not given are the source's own"
@@ -136,36 +124,13 @@ class Data(Section):
     limit: Positive | None = Field(None, description="use at most so many pairs, sampled")
     seed: int = 17
 
-    @model_validator(mode="before")
-    @classmethod
-    def _null_takes_a_source_out(cls, tree: Any) -> Any:
-        if not isinstance(tree, dict) or not isinstance(sources := tree.get("sources"), dict):
-            return tree
-        only = tree.get("only") or [name for name, source in sources.items() if source is not None]
-        if isinstance(only, list) and (missing := [name for name in only if sources.get(name) is None]):
-            raise ValueError(f"only names {missing[0]!r}, which is no source; there are {', '.join(sorted(sources))}")
-        kept = {name: source for name, source in sources.items() if source is not None and name in only}
-        return {**tree, "sources": kept}
-
-    @model_validator(mode="after")
-    def _a_mix_has_sources(self) -> Data:
-        if self.source != "mix" or self.path is not None:
-            return self
-        if not self.sources:
-            raise ValueError("source is 'mix' but sources is empty; name at least one")
-        refused = {item.name: item for item in refused_sources(self.sources, self.forbid_licenses)}
-        if len(refused) == len(self.sources):
-            first = next(iter(refused.values()))
-            raise ValueError(
-                f"forbid_licenses leaves no source ({first.name} is {first.license}, refused by {first.pattern!r})"
-            )
-        return self
-
     @model_validator(mode="after")
     def _a_path_means_a_file(self) -> Data:
         if self.path is not None and self.source != "file":
             object.__setattr__(self, "source", "file")
         object.__setattr__(self, "instructions", {**_INSTRUCTIONS[self.source], **self.instructions})
+        if self.source == "mix":
+            self.check_sources()
         if self.source == "file" and not self.path:
             raise ValueError("source is 'file' but path is not set")
         if self.path is not None and "{{$." in self.path:
@@ -309,6 +274,13 @@ class Recipe(Section):
                 raise ValueError(f"{name} has neither negatives nor in_batch.enabled: there is nothing to learn from")
             if stage.distillation.weight and not self.mining.enabled:
                 raise ValueError(f"{name}.distillation.weight is above 0, but mining, whose teacher scores, is off")
+        for number, stage in ((1, self.stage1), (2, self.stage2)):
+            for name, source in self.data.sources.items():
+                if number in source.stages and source.task_type not in stage.task_types:
+                    raise ValueError(
+                        f"data.sources.{name} is for stage {number}, but stage{number}.task_types lacks its "
+                        f"{source.task_type}"
+                    )
         return self
 
 

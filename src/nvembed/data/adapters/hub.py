@@ -26,7 +26,7 @@ FIRST_WAIT = 2.0  # seconds before the second try; doubled before each further o
 
 @dataclass(frozen=True)
 class Found:
-    """What a table of the hub is: its data files (`hf://datasets/<repo>@<commit>/<file>`), commit and card's licence."""
+    """A table of the hub: its data files (`hf://datasets/<repo>@<commit>/<file>`), commit and card's licence."""
 
     files: tuple[str, ...]
     revision: str

@@ -23,11 +23,13 @@ from nvembed.data.example import Pair
 from nvembed.data.files import Unusable, texts_of
 from nvembed.recipe import Data, Place, Table
 
-_DEFAULTS = {
+JOINED_DEFAULTS = {
     "beir": {"query_id": "query-id", "positive_ids": "corpus-id", "score": "score"},
     "ids": {"query": "query", "positive_ids": "positive_ids", "negative_ids": "negative_ids"},
     "candidates": {"query_id": "query_id", "candidate_ids": "document_ids", "scores": "scores"},
 }
+"""Columns of each joined shape where the recipe names none."""
+
 _TEXTS = {"id": "_id|id", "text": "title+text|text"}
 _PAGES = 64 << 10  # KiB of SQLite's page cache
 
@@ -66,7 +68,7 @@ class Ids:
 def open_joined(name: str, place: Place, data: Data, *, guessed: bool) -> Joined:
     """Open a joined shape's tables. Raises UserError if one is not there or lacks a column."""
     rows = open_table(name, place, data)
-    defaults = dict(_DEFAULTS[place.shape])
+    defaults = dict(JOINED_DEFAULTS[place.shape])
     said = dict(place.columns)
     beir = place.shape == "beir"
     queries = place.queries

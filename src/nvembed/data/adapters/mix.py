@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
+from nvembed.data.adapters.joined import JOINED_DEFAULTS
 from nvembed.data.adapters.reader import SourceReader
+from nvembed.data.adapters.shapes import DEFAULTS as SHAPE_DEFAULTS
 from nvembed.recipe import refused_sources, what_falls_out
 
 if TYPE_CHECKING:
@@ -76,6 +78,14 @@ def left_out(data: Data) -> dict[str, str]:
         if source.synthesis:
             reasons.setdefault(name, "it is made by the synthesis section, which is off")
     return dict(sorted(reasons.items()))
+
+
+def expected_columns(source: Source) -> dict[str, str]:
+    """Role → column as the recipe has it, its shape's own names where it says nothing."""
+    if source.synthesis:
+        return {}
+    defaults = {**SHAPE_DEFAULTS, **JOINED_DEFAULTS}[source.shape]
+    return {**defaults, **source.columns}
 
 
 def check_mix(data: Data, *, read: bool = False, say: bool = False) -> MixCheck:

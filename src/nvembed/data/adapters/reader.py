@@ -9,7 +9,7 @@ from typing import Any, cast
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.data.adapters.columns import Roles, find_roles
-from nvembed.data.adapters.joined import Joined, joined_texts, open_joined, read_ids
+from nvembed.data.adapters.joined import JOINED_DEFAULTS, Joined, joined_texts, open_joined, read_ids
 from nvembed.data.adapters.labelling import LabelTexts, by_example, by_label_text, classes_of, usable
 from nvembed.data.adapters.sampling import limit_of, rank
 from nvembed.data.adapters.shapes import Labelled, Texts, find_shape_roles, read_records
@@ -18,8 +18,6 @@ from nvembed.data.adapters.tally import Tally
 from nvembed.data.example import SYMMETRIC, Example, Pair
 from nvembed.data.files import Unusable, texts_of
 from nvembed.recipe import Data, Place, Source, Table
-
-_JOINED = frozenset({"ids", "beir", "candidates"})
 
 
 @dataclass
@@ -134,7 +132,7 @@ class SourceReader:
         raise first
 
     def _open(self, place: Place, *, guessed: bool) -> Opened:
-        if place.shape in _JOINED:
+        if place.shape in JOINED_DEFAULTS:
             joined = open_joined(self.name, place, self.data, guessed=guessed)
             return Opened(place, joined.rows, joined.roles, joined, list(joined.notes))
         table = open_table(self.name, place, self.data)
