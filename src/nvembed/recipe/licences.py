@@ -15,7 +15,7 @@ _CLASSES = {
     # licence names write it as a word of its own: cc-by-nc-4.0, msr-la-nc
     "non-commercial": re.compile(r"(?<![a-z])nc(?![a-z])|non-?commercial|research[- ]only", re.IGNORECASE),
     "share-alike": re.compile(r"(?<![a-z])sa(?![a-z])|share-?alike", re.IGNORECASE),
-    "unspecified": re.compile(r"^(unspecified|unknown|none|not specified.*|)$", re.IGNORECASE),
+    "unspecified": re.compile(r"^(unspecified\b.*|unknown|none|not specified.*|)$", re.IGNORECASE),
     "custom": re.compile(r"custom|https?://|own terms|mixed", re.IGNORECASE),
 }
 LICENCE_CLASSES = tuple(_CLASSES)

@@ -42,7 +42,7 @@ def find_on_hub(
     Raises:
         UserError: no such dataset, revision, configuration or split; a gated one; one that needs a script; no network.
     """
-    api, info = _api(), None
+    api = _api()
     where = f"{repo}@{revision or 'main'}"
     commit = _whole_revision(api, repo, revision, where, attempts)
     info = _patiently(lambda: api.dataset_info(repo, revision=commit, timeout=60), where, attempts)
@@ -159,6 +159,8 @@ def _explained(error: Exception, where: str) -> UserError | None:
         return UserError(f"{where}: the hub has taken this dataset offline; use another place")
     if _any(kinds, hub.EntryNotFoundError) and not _any(kinds, hub.LocalEntryNotFoundError):
         return UserError(f"{where}: the hub lists this file but does not have it; pin another revision")
+    if _any(kinds, hub.OfflineModeIsEnabled):
+        return UserError(f"{where}: the hub is switched off here (HF_HUB_OFFLINE); unset it, or give data.hub_mirror")
     text = str(error)
     if isinstance(error, ValueError) and "BuilderConfig" in text:
         return UserError(f"{where}: has no such configuration ({text.splitlines()[0][:300]})")
