@@ -116,6 +116,8 @@ def sample(pairs: Iterable[Pair], limit: int | None, seed: int) -> Iterator[Pair
 
 def texts_of(value: Any, column: str, *, optional: bool = False) -> list[str]:
     """The different texts of a value. Raises Unusable if it holds none or something else."""
+    if isinstance(value, str) and (text := _text(value)):
+        return [text]
     items = value if isinstance(value, list) else [value]
     for item in items:
         if item is not None and not isinstance(item, str):

@@ -149,12 +149,21 @@ def _read_parquet(stream: IO[bytes], path: str, required: dict[str, str], option
     columns = [name for name in names if name in {*required.values(), *optional}]
     number = 0
     for batch in _batches(file, path, columns):
-        for index in range(batch.num_rows):
+        for values in _values(batch):
             number += 1
+            yield number, dict(zip(columns, values, strict=True)) if values is not None else NOT_UTF8
+
+
+def _values(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...] | None]:
+    """The values of each row; None for one that holds a text that is not UTF-8, which costs that row alone."""
+    try:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    except UnicodeDecodeError:
+        for index in range(batch.num_rows):
             try:
-                yield number, {name: batch.column(name)[index].as_py() for name in columns}
+                yield tuple(column[index].as_py() for column in batch.columns)
             except UnicodeDecodeError:
-                yield number, NOT_UTF8
+                yield None
 
 
 def _batches(file: pq.ParquetFile, path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -60,8 +60,8 @@ def find_on_hub(
     script = f"{repo.rpartition('/')[2]}.py"
     if script in names:
         raise UserError(
-            f"{where}: needs its script {script}, and none is run here; use a place without one, or revision "
-            "refs/convert/parquet where the hub has converted it"
+            f"{where}: needs its script {script}, and none is run here; use a place without one or, where the "
+            "hub has converted it, revision: refs/convert/parquet with files: <config>/<split>/*.parquet"
         )
     by_split = _data_files(repo, config, info.sha, where, attempts)
     fits = sorted(name for name in by_split if fnmatch.fnmatchcase(name, split))
@@ -69,6 +69,11 @@ def find_on_hub(
         said = f"{len(fits)} splits fit {split!r} ({', '.join(fits)})" if fits else f"no split {split!r}"
         raise UserError(f"{where}: {said}; there are {_listed(sorted(by_split))}")
     return Found(tuple(by_split[fits[0]]), info.sha, license, fits[0])
+
+
+def is_found(file: str) -> bool:
+    """Whether a path is a file of `Found`, of which `download` keeps a copy."""
+    return _FILE.fullmatch(file) is not None
 
 
 def download(file: str, *, attempts: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -27,14 +26,10 @@ class LabelTexts:
         given = source.labels
         self._texts = {str(number): text for number, text in enumerate(given)} if isinstance(given, list) else given
         self._values = set(self._texts.values())
-        self.outside: Counter[str] = Counter()
 
     def known(self, record: Labelled) -> bool:
-        """Whether the record's label is one of those the recipe names, if it names any; counts the others."""
-        if not self._texts or record.label in self._texts or record.label in self._values:
-            return True
-        self.outside[record.label] += 1
-        return False
+        """Whether the record's label is one of those the recipe names, if it names any."""
+        return not self._texts or record.label in self._texts or record.label in self._values
 
     def text(self, record: Labelled) -> str:
         """The class in words. Raises UserError where only a number is known."""

@@ -112,7 +112,7 @@ def check_mix(data: Data, *, read: bool = False, say: bool = False) -> MixCheck:
 
 
 def _state(reader: SourceReader, *, read: bool) -> SourceState:
-    state = SourceState(reader.name, reader.source, "ok")
+    state, data = SourceState(reader.name, reader.source, "ok"), reader.data
     try:
         opened = reader.open()
         state.place, state.revision = opened.table.where, opened.table.revision
@@ -129,7 +129,16 @@ def _state(reader: SourceReader, *, read: bool) -> SourceState:
     except UserError as error:
         state.state, state.says = "failed", [str(error)]
         return state
-    card = state.license_on_card
-    if card is not None and card.lower() not in reader.source.license.lower():
-        state.says.append(f"the card's licence is {card}, the recipe's {reader.source.license}")
+    _compare(state, reader.source, on_hub=data.hub_mirror is None)
     return state
+
+
+def _compare(state: SourceState, source: Source, *, on_hub: bool) -> None:
+    """Say what the recipe has otherwise than the dataset: its licence, its number of rows, a commit to pin."""
+    card = state.license_on_card
+    if card is not None and card.lower() not in source.license.lower():
+        state.says.append(f"the card's licence is {card}, the recipe's {source.license}")
+    if on_hub and source.repo is not None and source.revision is None:
+        state.says.append(f"not pinned; its newest commit is {state.revision}")
+    if on_hub and state.rows is not None and source.rows and abs(state.rows - source.rows) > 0.02 * source.rows:
+        state.says.append(f"{state.rows:,} rows, where the recipe expects {source.rows:,}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
-from nvembed.data.adapters.hub import download, find_on_hub
+from nvembed.data.adapters.hub import download, find_on_hub, is_found
 from nvembed.data.adapters.mirror import find_in_mirror
 from nvembed.data.locations import file_kind, open_file, source_digest
 from nvembed.data.rows import read_rows
@@ -65,7 +65,7 @@ class OpenTable:
         """Every row: its values, of Parquet the named columns alone, or the reason why it cannot be read."""
         try:
             for file in self.files:
-                local = download(file, attempts=self.attempts) if file.startswith("hf://") else file
+                local = download(file, attempts=self.attempts) if is_found(file) else file
                 for _, row in self._read(local, columns):
                     yield row
         except UserError as error:

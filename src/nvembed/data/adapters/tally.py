@@ -30,7 +30,7 @@ class Tally:
     def refuse_bad(self, table: OpenTable, most: float) -> None:
         """Raises UserError if no row can be used, or a larger share cannot than `most`."""
         first = "; ".join(self.reasons[:3])
-        if self.rows and self.unusable == self.rows:
+        if self.rows and self.unusable >= self.rows:
             raise table.fail(f"none of its {self.rows} rows can be used ({first})")
         if self.unusable > most * self.rows:
             raise table.fail(
