@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_hub import COMMIT, FakeHub
+
+from nvembed.core.errors import UserError
+from nvembed.data.adapters.hub import patiently
 
 PAIRS = [{"query": f"question {i}", "answer": f"answer {i}"} for i in range(300)]
 CARD = (
@@ -33,9 +37,12 @@ def jsonl(rows: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-SOURCES = """
-good: {repo: o/good, config: pair, license: mit}
-plain: {repo: o/plain}
+SOURCES = (
+    f"""
+good: {{repo: o/good, config: pair, license: mit, revision: {COMMIT}}}
+"""
+    + """
+plain: {repo: o/plain, rows: 1000}
 short-revision: {repo: o/plain, revision: '012345', files: '*.jsonl'}
 script: {repo: o/scripted, fallback: [{repo: o/plain}]}
 gated: {repo: o/gated, config: pair}
@@ -45,8 +52,9 @@ no-short-revision: {repo: o/plain, revision: beef42}
 no-config: {repo: o/good, config: nope}
 no-split: {repo: o/good, config: pair, split: nope}
 no-file: {repo: o/plain, files: '*.parquet'}
-other-licence: {repo: o/good, config: pair, split: test, license: apache-2.0}
+other-licence: {repo: o/good, config: pair, split: test, license: apache-2.0, revision: main}
 """
+)
 
 
 def recipe(folder: Path, sources: str, **more: Any) -> Path:
@@ -119,6 +127,15 @@ def test_a_download_that_breaks_off_is_tried_again(checked: tuple[dict[str, Any]
     assert checked[0]["plain"]["rows"] == 300 and hub.breaks["train.jsonl"] == 0
 
 
+def test_a_dataset_that_is_not_pinned_or_not_as_large_as_the_recipe_has_it_is_said(
+    checked: tuple[dict[str, Any], str, int],
+) -> None:
+    assert checked[0]["plain"]["found"] == [
+        f"not pinned; its newest commit is {COMMIT}",
+        "300 rows, where the recipe expects 1,000",
+    ]
+
+
 def test_the_first_digits_of_a_commit_name_it(checked: tuple[dict[str, Any], str, int]) -> None:
     assert checked[0]["short-revision"]["revision"] == COMMIT
 
@@ -172,3 +189,28 @@ def test_a_hub_that_is_not_there_is_said_with_what_to_do(tmp_path: Path) -> None
     (said,) = rows["plain"]["found"]
     assert code == 2 and said.startswith("source plain: o/plain@main: cannot be had from the hub, tried 1 times")
     assert "give data.hub_mirror" in said
+
+
+def test_what_may_pass_is_tried_again_each_time_after_twice_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    results = iter([ConnectionError("reset"), TimeoutError(), "there"])
+
+    def act() -> str:
+        result = next(results)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    assert patiently(act, "o/set@main", 3) == "there"
+    assert waits == [2.0, 4.0]
+
+
+def test_the_last_try_says_which_dataset_it_was_and_that_what_came_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    def act() -> None:
+        raise ConnectionError("reset by peer")
+
+    with pytest.raises(UserError, match=r"o/set@main: cannot be had from the hub, tried 3 times .*reset by peer"):
+        patiently(act, "o/set@main", 3)

@@ -10,6 +10,7 @@ import fnmatch
 import logging
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,9 @@ def find_on_hub(
     api = _api()
     where = f"{repo}@{revision or 'main'}"
     commit = _whole_revision(api, repo, revision, where, attempts)
-    info = _patiently(lambda: api.dataset_info(repo, revision=commit, timeout=60), where, attempts)
+    info = patiently(lambda: api.dataset_info(repo, revision=commit, timeout=60), where, attempts)
     if info.gated:
-        _patiently(lambda: api.auth_check(repo, repo_type="dataset"), where, attempts)
+        patiently(lambda: api.auth_check(repo, repo_type="dataset"), where, attempts)
     names = sorted(sibling.rfilename for sibling in info.siblings or [])
     card = info.card_data.to_dict() if info.card_data else {}
     license = card.get("license")
@@ -83,7 +84,7 @@ def download(file: str, *, attempts: int) -> str:
     repo, revision, name = parts["repo"], parts["revision"], parts["file"]
     api = _api()
     return str(
-        _patiently(
+        patiently(
             lambda: api.hf_hub_download(repo, name, repo_type="dataset", revision=revision),
             f"{repo}@{revision[:12]}: {name}",
             attempts,
@@ -105,7 +106,7 @@ def _whole_revision(api: HfApi, repo: str, revision: str | None, where: str, att
     """A commit given by its first digits in full; anything else as it is."""
     if revision is None or not _SHORT.fullmatch(revision):
         return revision
-    commits = _patiently(lambda: api.list_repo_commits(repo, repo_type="dataset"), where, attempts)
+    commits = patiently(lambda: api.list_repo_commits(repo, repo_type="dataset"), where, attempts)
     fits = [commit.commit_id for commit in commits if commit.commit_id.startswith(revision)]
     if len(fits) != 1:
         raise UserError(f"{where}: {len(fits) or 'no'} commits begin with {revision}; give the whole commit")
@@ -116,12 +117,15 @@ def _data_files(repo: str, config: str | None, commit: str, where: str, attempts
     """Split → files, as `datasets` finds them from the card or from the files' names; nothing but the card is read."""
     from datasets import load_dataset_builder
 
-    builder = _patiently(lambda: load_dataset_builder(repo, config, revision=commit), where, attempts)
+    builder = patiently(lambda: load_dataset_builder(repo, config, revision=commit), where, attempts)
     return {str(split): [str(file) for file in files] for split, files in (builder.config.data_files or {}).items()}
 
 
-def _patiently(act: Any, where: str, attempts: int) -> Any:
-    """What `act` gives. What may pass is tried again, each time after twice the wait; the rest is explained at once."""
+def patiently(act: Callable[[], Any], where: str, attempts: int) -> Any:
+    """What `act` gives. What may pass is tried again, each time after twice the wait; the rest is explained at once.
+
+    Raises UserError, which names `where`, for what no second try would change and once every try has failed.
+    """
     for attempt in range(1, attempts + 1):
         try:
             return act()
