@@ -66,6 +66,12 @@ def test_a_source_is_taken_out_by_null_and_chosen_by_name() -> None:
     assert "only names 'nq', which is no source" in refusal("nvembed-v2", "data.only=[nq]", "data.sources.nq=null")
 
 
+def test_stage_1_sees_the_retrieval_sources_and_stage_2_all_of_them() -> None:
+    data = load_recipe("nvembed-v2").data
+    assert data.of_stage(2) == sorted(data.sources)
+    assert data.of_stage(1) == sorted(name for name, one in data.sources.items() if one.task_type == "retrieval")
+
+
 def test_a_mistyped_key_of_a_source_is_refused_with_the_nearest() -> None:
     said = refusal("nvembed-v2", "data.sources.paq.capp=3")
     assert "unknown key 'data.sources.paq.capp' (did you mean 'cap'?)" in said

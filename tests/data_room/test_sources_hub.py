@@ -26,6 +26,8 @@ CARD = (
     b"  - split: test\n    path: pair/test-*\n---\n"
 )
 
+TWO = b"---\nconfigs:\n- config_name: a\n  data_files: a/train-*\n- config_name: b\n  data_files: b/train-*\n---\n"
+
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:
     stream = io.BytesIO()
@@ -50,6 +52,7 @@ missing: {repo: o/missing}
 no-revision: {repo: o/plain, revision: nope}
 no-short-revision: {repo: o/plain, revision: beef42}
 no-config: {repo: o/good, config: nope}
+unnamed-config: {repo: o/two}
 no-split: {repo: o/good, config: pair, split: nope}
 no-file: {repo: o/plain, files: '*.parquet'}
 other-licence: {repo: o/good, config: pair, split: test, license: apache-2.0, revision: main}
@@ -103,6 +106,7 @@ def hub() -> Iterator[FakeHub]:
             "pair/test-0.parquet": parquet(PAIRS[:3]),
         },
         "o/plain": {"train.jsonl": jsonl(PAIRS)},
+        "o/two": {"README.md": TWO, "a/train-0.parquet": parquet(PAIRS), "b/train-0.parquet": parquet(PAIRS)},
         "o/scripted": {"scripted.py": b"raise SystemExit('a script was run')", "train.jsonl": jsonl(PAIRS)},
         "o/gated": {"README.md": CARD, "pair/train-0.parquet": parquet(PAIRS)},
     }
@@ -155,6 +159,7 @@ def test_a_licence_is_held_against_the_card(checked: tuple[dict[str, Any], str, 
         ("no-revision", "o/plain@nope: has no such revision"),
         ("no-short-revision", "o/plain@beef42: no commits begin with beef42"),
         ("no-config", "has no such configuration (BuilderConfig 'nope' not found. Available: ['pair'])"),
+        ("unnamed-config", "has no such configuration (Config name is missing."),
         ("no-split", "no split 'nope'; there are test, train"),
         ("no-file", "no file fits '*.parquet'; there are train.jsonl"),
     ],
@@ -171,8 +176,8 @@ def test_the_check_ends_with_the_users_exit_code_and_the_names_of_what_failed(
     checked: tuple[dict[str, Any], str, int],
 ) -> None:
     assert checked[2] == 2
-    failed = "gated, missing, no-config, no-file, no-revision, no-short-revision, no-split, script"
-    assert checked[1].strip().endswith(f"8 of 12 sources cannot be had: {failed}")
+    failed = "gated, missing, no-config, no-file, no-revision, no-short-revision, no-split, script, unnamed-config"
+    assert checked[1].strip().endswith(f"9 of 13 sources cannot be had: {failed}")
 
 
 def test_an_allowed_fallback_is_read_and_said(hub: FakeHub, tmp_path: Path) -> None:

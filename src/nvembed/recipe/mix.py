@@ -37,6 +37,10 @@ class Mix(Section):
         kept = {name: source for name, source in sources.items() if source is not None and name in only}
         return {**tree, "sources": kept}
 
+    def of_stage(self, stage: int) -> list[str]:
+        """Names of the sources that a training stage sees, those included that a licence or a switch leaves out."""
+        return sorted(name for name, source in self.sources.items() if stage in source.stages)
+
     def check_sources(self) -> None:
         """Raises ValueError for a mix without sources, or one whose licences are all refused."""
         if not self.sources:

@@ -96,10 +96,12 @@ def _api() -> HfApi:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise UserError(
-            f"data.sources: the hub needs huggingface-hub and datasets ({error}); pip install 'nvembed[cloud]'"
-        ) from error
+        raise _needs_packages(error) from error
     return HfApi()
+
+
+def _needs_packages(error: ImportError) -> UserError:
+    return UserError(f"the hub's datasets need huggingface-hub and datasets ({error}); pip install 'nvembed[cloud]'")
 
 
 def _whole_revision(api: HfApi, repo: str, revision: str | None, where: str, attempts: int) -> str | None:
@@ -115,8 +117,10 @@ def _whole_revision(api: HfApi, repo: str, revision: str | None, where: str, att
 
 def _data_files(repo: str, config: str | None, commit: str, where: str, attempts: int) -> dict[str, list[str]]:
     """Split → files, as `datasets` finds them from the card or from the files' names; nothing but the card is read."""
-    from datasets import load_dataset_builder
-
+    try:
+        from datasets import load_dataset_builder
+    except ImportError as error:
+        raise _needs_packages(error) from error
     builder = patiently(lambda: load_dataset_builder(repo, config, revision=commit), where, attempts)
     return {str(split): [str(file) for file in files] for split, files in (builder.config.data_files or {}).items()}
 
@@ -171,8 +175,8 @@ def _explained(error: Exception, where: str) -> UserError | None:
     if _any(kinds, hub.OfflineModeIsEnabled):
         return UserError(f"{where}: the hub is switched off here (HF_HUB_OFFLINE); unset it, or give data.hub_mirror")
     text = str(error)
-    if isinstance(error, ValueError) and "BuilderConfig" in text:
-        return UserError(f"{where}: has no such configuration ({text.splitlines()[0][:300]})")
+    if isinstance(error, ValueError) and ("BuilderConfig" in text or "Config name is missing" in text):
+        return UserError(f"{where}: has no such configuration ({' '.join(text.split())[:300]})")
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in text:
         return UserError(f"{where}: needs a script, and none is run here ({text}); use a place without one")
     if type(error).__name__ in ("DataFilesNotFoundError", "EmptyDatasetError"):
