@@ -21,12 +21,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class FakeHub:
-    """Datasets by id: file → bytes. `gated` ids want a token; `breaks` counts how often a file's download breaks."""
+    """Datasets by id: file → bytes. `gated` ids want a token.
+
+    `breaks` says how often a file's download is to break off halfway, `resumed` how often it went on from there.
+    """
 
     datasets: dict[str, dict[str, bytes]]
     gated: set[str] = field(default_factory=set)
     breaks: Counter[str] = field(default_factory=Counter)
-    asked: Counter[str] = field(default_factory=Counter)
+    resumed: Counter[str] = field(default_factory=Counter)
 
     def __enter__(self) -> FakeHub:
         hub = self
@@ -55,7 +58,6 @@ class FakeHub:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path)
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        self.asked[f"{request.command} {path}"] += 1
         api = re.fullmatch(
             r"/api/datasets/([^/]+/[^/]+)(?:/(revision|auth-check|commits|tree|paths-info)(?:/(.*))?)?", path
         )
@@ -101,7 +103,10 @@ class FakeHub:
             _bytes(request, self.datasets[repo][name], break_off=self._breaks(request, name))
 
     def _breaks(self, request: BaseHTTPRequestHandler, name: str) -> bool:
-        if request.command != "GET" or self.breaks[name] <= 0:
+        """Whether this answer ends halfway: of whole downloads alone, which come without a range at first."""
+        span = request.headers.get("Range") or ""
+        self.resumed[name] += bool(re.fullmatch(r"bytes=[1-9]\d*-", span))
+        if request.command != "GET" or span or self.breaks[name] <= 0:
             return False
         self.breaks[name] -= 1
         return True

@@ -82,15 +82,19 @@ def recipe(folder: Path, sources: str, **more: Any) -> Path:
     return path
 
 
-def check(path: Path, endpoint: str, *options: str) -> tuple[dict[str, dict[str, Any]], str, int]:
-    """What `nvembed data check --json` says of each source, its last line on standard error and its exit code."""
-    environment = {
+def hub_environment(endpoint: str, folder: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(path.parent / "hf"),
+        "HF_HOME": str(folder / "hf"),
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
+
+
+def check(path: Path, endpoint: str, *options: str) -> tuple[dict[str, dict[str, Any]], str, int]:
+    """What `nvembed data check --json` says of each source, its last line on standard error and its exit code."""
+    environment = hub_environment(endpoint, path.parent)
     command = [sys.executable, "-m", "nvembed.cli", "data", "check", str(path), "--json", *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     rows = {row["name"]: row for row in json.loads(done.stdout)} if done.stdout else {}
@@ -127,8 +131,20 @@ def test_a_dataset_is_read_from_its_split_and_pinned_to_its_commit(checked: tupl
     assert (good["example"]["query"], good["example"]["positive"]) == ("question 0", "answer 0")
 
 
-def test_a_download_that_breaks_off_is_tried_again(checked: tuple[dict[str, Any], str, int], hub: FakeHub) -> None:
+def test_a_reading_that_breaks_off_is_tried_again(checked: tuple[dict[str, Any], str, int], hub: FakeHub) -> None:
     assert checked[0]["plain"]["rows"] == 300 and hub.breaks["train.jsonl"] == 0
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_ended(tmp_path: Path) -> None:
+    large = os.urandom(1 << 20) * 24  # the client keeps what came in pieces of 10 MB
+    with FakeHub({"o/large": {"large.jsonl": large}}) as hub:
+        hub.breaks["large.jsonl"] = 1
+        code = "import sys; from nvembed.data.adapters.hub import download; print(download(sys.argv[1], attempts=1))"
+        command = [sys.executable, "-c", code, f"hf://datasets/o/large@{COMMIT}/large.jsonl"]
+        environment = hub_environment(hub.endpoint, tmp_path)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+        assert Path(done.stdout.strip()).read_bytes() == large
+        assert (hub.breaks["large.jsonl"], hub.resumed["large.jsonl"]) == (0, 1)
 
 
 def test_a_dataset_that_is_not_pinned_or_not_as_large_as_the_recipe_has_it_is_said(

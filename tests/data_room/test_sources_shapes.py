@@ -65,7 +65,7 @@ def test_texts_are_joined_and_alternatives_tried(file: Path) -> None:
         "columns": {"text": "title+abstract|titles+abstract", "label": "category|categories"},
     }
     made, _ = read(file, rows, source)
-    assert (made[0].query, made[0].positive, made[0].negatives) == ("T\nA", "cs.LG", ("cs.CL",))
+    assert (made[0].query, made[0].positive, made[0].negatives) == ("T A", "cs.LG", ("cs.CL",))
 
 
 def test_pairs_of_score_four_and_more_go_both_ways_with_the_instruction_on_both_sides(file: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_judged_pair_gets_its_texts_from_two_other_tables(tmp_path: Path) -> N
     assert len(made) == 16 and len({one.query for one in made}) == 8
     assert reader.lineage()["dropped"] == {"judged not relevant": 1}
     assert "a query of the test split" not in {one.query for one in made}
-    assert all("\n" in one.positive for one in made)  # title and text
+    assert made[0].positive.startswith("Tides The Moon pulls")  # title and text
 
 
 def test_an_id_that_is_in_no_table_is_dropped_and_counted(tmp_path: Path) -> None:
@@ -130,6 +130,18 @@ def test_an_id_that_is_in_no_table_is_dropped_and_counted(tmp_path: Path) -> Non
     assert len(list(reader.examples())) == 8
     dropped = reader.lineage()["dropped"]
     assert dropped["passage without a text"] == dropped["query without a text"] == 1
+
+
+def test_a_changed_corpus_changes_the_digest_of_what_is_joined_with_it(tmp_path: Path) -> None:
+    data = load_recipe("nvembed-v2", [f"data.hub_mirror={write_stand_in(tmp_path, 8)}"]).data
+
+    def digest() -> str:
+        return SourceReader("fiqa", data.sources["fiqa"], data).open().digest
+
+    before = digest()
+    with (tmp_path / "mteb" / "fiqa" / "corpus" / "corpus.jsonl").open("a") as stream:
+        stream.write(json.dumps({"_id": "more", "title": "", "text": "one more"}) + "\n")
+    assert digest() != before
 
 
 def test_the_fallbacks_shapes_are_read_too(tmp_path: Path) -> None:

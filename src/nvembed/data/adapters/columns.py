@@ -1,7 +1,7 @@
 """Which column plays which role: as the recipe says, checked against what is there; guesses are told.
 
-A recipe's entry may be `a|b` (the first that is there), `a+b` (texts joined by a blank line), `a.b` (field b of a, of
-every item if a is a list) and `neg_*` (every column that fits, in the order of its numbers).
+A recipe's entry may be `a|b` (the first that is there), `a+b` (texts joined by a space, as MTEB joins title and text),
+`a.b` (field b of a, of every item if a is a list) and `neg_*` (every column that fits, in the order of its numbers).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Reading:
         if len(values) == 1:
             return values[0]
         texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
-        return "\n".join(texts) if texts else None
+        return " ".join(texts) if texts else None
 
     def __str__(self) -> str:
         inside = "".join(f".{part}" for part in self.path)

@@ -22,7 +22,7 @@ class LabelTexts:
     """The labels of a source: which are known, and what each is called."""
 
     def __init__(self, name: str, source: Source) -> None:
-        self._name = name
+        self.name = name
         given = source.labels
         self._texts = {str(number): text for number, text in enumerate(given)} if isinstance(given, list) else given
         self._values = set(self._texts.values())
@@ -36,14 +36,14 @@ class LabelTexts:
         given = self._texts.get(record.label) or (record.label if record.label in self._values else "")
         if given and not _agree(given, record.name):
             raise UserError(
-                f"source {self._name}: label {record.label} is {record.name!r} in the data but {given!r} in "
-                f"data.sources.{self._name}.labels; put the labels in the data's order"
+                f"source {self.name}: label {record.label} is {record.name!r} in the data but {given!r} in "
+                f"data.sources.{self.name}.labels; put the labels in the data's order"
             )
         text = given or record.name or record.label
         if text.lstrip("-").isdigit():
             raise UserError(
-                f"source {self._name}: label {record.label} has no text; name the labels in "
-                f"data.sources.{self._name}.labels, or take label_rule: example-based"
+                f"source {self.name}: label {record.label} has no text; name the labels in "
+                f"data.sources.{self.name}.labels, or take label_rule: example-based"
             )
         return text.replace("_", " ")
 
@@ -76,7 +76,7 @@ def classes_of(records: Iterable[Labelled], texts: LabelTexts) -> list[str]:
     for record in records:
         seen[texts.text(record)] = None
         if len(seen) > _SEEN:
-            raise UserError(f"source {texts._name}: more than {_SEEN} labels; is the label column the right one?")
+            raise UserError(f"source {texts.name}: more than {_SEEN} labels; is the label column the right one?")
     return sorted(seen)
 
 

@@ -116,7 +116,7 @@ def _state(reader: SourceReader, *, read: bool) -> SourceState:
     try:
         opened = reader.open()
         state.place, state.revision = opened.table.where, opened.table.revision
-        state.license_on_card, state.digest = opened.table.license, opened.table.digest
+        state.license_on_card, state.digest = opened.table.license, opened.digest
         state.columns, state.says = opened.columns, list(opened.notes)
         if read:
             examples = reader.examples()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.data.adapters.columns import Roles, find_roles
@@ -39,6 +40,13 @@ class Opened:
     def columns(self) -> dict[str, str]:
         """Role → column, as found."""
         return {role: str(reading) for role, reading in self.roles.readings.items()}
+
+    @property
+    def digest(self) -> str:
+        """What names the content of all its tables."""
+        joined = self.joined
+        others = [table.digest for table in (joined.corpus, joined.queries) if table is not None] if joined else []
+        return digest_json([self.table.digest, *others])
 
 
 class SourceReader:
@@ -92,7 +100,7 @@ class SourceReader:
             "left_by_cap": tally.left_by_cap,
             "dropped": {rule: number for rule, number in sorted(tally.dropped.items()) if number},
             "examples": tally.out,
-            "digest": opened.table.digest,
+            "digest": opened.digest,
             "notes": list(opened.notes),
         }
 

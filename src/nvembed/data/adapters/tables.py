@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
+from nvembed.core.progress import Progress
 from nvembed.data.adapters.hub import download, find_on_hub, is_found
 from nvembed.data.adapters.mirror import find_in_mirror
 from nvembed.data.locations import file_kind, open_file, source_digest
@@ -63,11 +64,15 @@ class OpenTable:
 
     def rows(self, columns: set[str]) -> Iterator[dict[str, Any] | str]:
         """Every row: its values, of Parquet the named columns alone, or the reason why it cannot be read."""
+        progress, number = Progress(f"reading {self.source}"), 0
         try:
             for file in self.files:
                 local = download(file, attempts=self.attempts) if is_found(file) else file
                 for _, row in self._read(local, columns):
+                    number += 1
+                    progress.update(number)
                     yield row
+            progress.close()
         except UserError as error:
             raise self._named(error) from error
 
