@@ -11,7 +11,7 @@ import pytest
 from mix_stand_in import write_fallbacks, write_stand_in
 
 from nvembed.data.adapters import SourceReader
-from nvembed.data.adapters.sampling import limit_of, rank
+from nvembed.data.adapters.sampling import Seen, limit_of, rank
 from nvembed.data.example import Example
 from nvembed.recipe import Data, load_recipe
 
@@ -198,3 +198,10 @@ def test_the_caps_limit_is_the_capth_smallest_rank() -> None:
     assert limit_of(iter(ranks), 700) == sorted(ranks)[699]
     assert limit_of(iter(ranks), 30_000) is None
     assert limit_of(iter(ranks * 2), 700) == sorted(ranks)[699]
+
+
+def test_what_was_seen_is_remembered_beyond_what_is_held_as_objects() -> None:
+    seen, numbers = Seen(young=100), [rank("seed", str(number)) for number in range(1050)]
+    assert all(seen.add(number) for number in numbers)
+    assert not any(seen.add(number) for number in numbers)
+    assert seen.add(0) and seen.add(2**64 - 1) and not seen.add(2**64 - 1)

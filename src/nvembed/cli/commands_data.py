@@ -35,11 +35,11 @@ def check(recipe: str, overrides: tuple[str, ...], fixtures: Path | None, read: 
     from nvembed.data.adapters import check_mix
     from nvembed.recipe import what_falls_out
 
-    if fixtures is not None:
-        overrides = (*overrides, f"data.hub_mirror={fixtures}")
     section = read_recipe(recipe, overrides).data
     if section.source != "mix":
         raise UserError(f"recipe {recipe}: its data is {section.path or section.source}, not a mix of sources")
+    if fixtures is not None:
+        section = section.model_copy(update={"hub_mirror": str(fixtures)})
     found = check_mix(section, read=read or fixtures is not None)
     if as_json:
         click.echo(json.dumps(check_rows(found), indent=2, ensure_ascii=False))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
-from nvembed.core.progress import note
+from nvembed.core.progress import note, track
 from nvembed.data.adapters.joined import JOINED_DEFAULTS
 from nvembed.data.adapters.reader import SourceReader
 from nvembed.data.adapters.shapes import DEFAULTS as SHAPE_DEFAULTS
@@ -88,26 +88,23 @@ def expected_columns(source: Source) -> dict[str, str]:
     return {**defaults, **source.columns}
 
 
-def check_mix(data: Data, *, read: bool = False, say: bool = False) -> MixCheck:
+def check_mix(data: Data, *, read: bool = False) -> MixCheck:
     """Try every source: is it there, in this revision, with these columns, under this licence.
 
     Args:
         data: a `data` section whose source is `mix`.
         read: read every source through and count; otherwise only its first rows are looked at.
-        say: write a note for each source that is done.
 
     A source that fails does not end the check; it is listed with the line that a run would end with.
     """
     out, states = left_out(data), []
     if not read:  # what a look finds broken a second look need not wait for
         data = data.model_copy(update={"download_attempts": 1})
-    for name, source in sorted(data.sources.items()):
+    for name, source in track(sorted(data.sources.items()), "trying sources"):
         if name in out:
             states.append(SourceState(name, source, "left out", says=[out[name]]))
         else:
             states.append(_state(SourceReader(name, source, data), read=read))
-        if say:
-            note(f"{name}: {states[-1].state}")
     return MixCheck(states)
 
 

@@ -12,7 +12,7 @@ from nvembed.core.progress import note
 from nvembed.data.adapters.columns import Roles, find_roles
 from nvembed.data.adapters.joined import JOINED_DEFAULTS, Joined, joined_texts, open_joined, read_ids
 from nvembed.data.adapters.labelling import LabelTexts, by_example, by_label_text, classes_of, usable
-from nvembed.data.adapters.sampling import limit_of, rank
+from nvembed.data.adapters.sampling import Seen, limit_of, rank
 from nvembed.data.adapters.shapes import Labelled, Texts, find_shape_roles, read_records
 from nvembed.data.adapters.tables import OpenTable, open_table
 from nvembed.data.adapters.tally import Tally
@@ -178,16 +178,15 @@ class SourceReader:
         cap, limit = self.source.cap, None
         if cap is not None:
             limit = limit_of((rank(self._seed, record.key) for record in read(Tally())), cap)
-        seen: set[int] = set()
+        seen = Seen()
         for record in read(self.tally):
             number = rank(self._seed, record.key)
             if limit is not None and number > limit:
                 self.tally.left_by_cap += 1
-            elif number in seen:
-                self.tally.dropped["exact duplicate"] += 1
-            else:
-                seen.add(number)
+            elif seen.add(number):
                 yield record
+            else:
+                self.tally.dropped["exact duplicate"] += 1
 
     def _different(self, records: Iterable[Texts]) -> Iterator[Pair]:
         """Pairs whose two texts are not the same."""

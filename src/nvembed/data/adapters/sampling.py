@@ -38,3 +38,26 @@ def limit_of(ranks: Iterable[int], cap: int) -> int | None:
 def _smallest(kept: np.ndarray, held: list[int], cap: int) -> tuple[np.ndarray, bool]:
     both = np.unique(np.concatenate([kept, np.array(held, np.uint64)]))
     return both[:cap], len(both) > cap
+
+
+class Seen:
+    """Which numbers came before, in about eight bytes each however many there are."""
+
+    def __init__(self, young: int = 1 << 20) -> None:
+        self._most = young
+        self._young: set[int] = set()
+        self._old = np.empty(0, np.uint64)  # sorted
+
+    def add(self, number: int) -> bool:
+        """Remember a number of 64 bits; False if it was there already."""
+        if number in self._young or self._is_old(number):
+            return False
+        self._young.add(number)
+        if len(self._young) >= self._most:
+            self._old = np.sort(np.concatenate([self._old, np.fromiter(self._young, np.uint64)]))
+            self._young = set()
+        return True
+
+    def _is_old(self, number: int) -> bool:
+        place = int(np.searchsorted(self._old, np.uint64(number))) if len(self._old) else 0
+        return place < len(self._old) and int(self._old[place]) == number
