@@ -22,7 +22,7 @@ Rows = list[dict[str, Any]]
 
 def write_stand_in(folder: Path, rows: int = 24) -> Path:
     """Write every dataset with about so many rows; return the folder."""
-    hub = _Hub(folder)
+    hub = Hub(folder)
     _retrieval(hub, rows)
     _joined(hub, rows)
     _classification(hub, rows)
@@ -31,68 +31,7 @@ def write_stand_in(folder: Path, rows: int = 24) -> Path:
     return folder
 
 
-def write_fallbacks(folder: Path, rows: int = 24) -> Path:
-    """Write collections that stand in where a dataset cannot be had; return the folder."""
-    hub = _Hub(folder)
-    found = facts(rows)
-    score = [1.0, 0.97, 0.5, 0.4]
-    hub.parquet(
-        "lightonai/embeddings-fine-tuning",
-        "queries",
-        "msmarco",
-        [{"query_id": i, "query": fact.question, "split": "train"} for i, fact in enumerate(found)],
-    )
-    hub.parquet(
-        "lightonai/embeddings-fine-tuning",
-        "documents",
-        "msmarco",
-        [{"document_id": i, "document": fact.passage, "split": "train"} for i, fact in enumerate(found)],
-    )
-    hub.parquet(
-        "lightonai/embeddings-fine-tuning",
-        "scores",
-        "msmarco",
-        [
-            {
-                "query_id": i,
-                "document_ids": [(i + step) % rows for step in (0, 1, 2, 3)],
-                "scores": score,
-                "split": "train",
-            }
-            for i in range(rows)
-        ],
-    )
-    hub.parquet(
-        "nvidia/embed-nemotron-dataset-v1",
-        "FEVER",
-        "train",
-        [
-            {
-                "question_id": f"q{i}",
-                "question": fact.claim,
-                "corpus_id": "FEVER_corpus",
-                "pos_doc": [{"id": f"d{i}"}],
-                "neg_doc": [{"id": f"d{(i + 1) % rows}"}],
-            }
-            for i, fact in enumerate(found)
-        ],
-    )
-    hub.parquet(
-        "nvidia/embed-nemotron-dataset-v1",
-        "FEVER_corpus",
-        "train",
-        [{"id": f"d{i}", "text": fact.passage} for i, fact in enumerate(found)],
-    )
-    hub.jsonl("embedding-data/PAQ_pairs", "default", "train", [{"set": [f.question, f.passage]} for f in found])
-    f2llm = [
-        {"query": first, "passage": second, **{f"negative_{n}": found[n % rows].passage for n in range(1, 25)}}
-        for first, second, _ in STS
-    ]
-    hub.write_parquet(hub.folder / "codefuse-ai/F2LLM" / "sts12.parquet", f2llm)
-    return folder
-
-
-class _Hub:
+class Hub:
     """Writes `<repo>/<config>/<split>` files."""
 
     def __init__(self, folder: Path) -> None:
@@ -120,7 +59,7 @@ class _Hub:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
-def _retrieval(hub: _Hub, rows: int) -> None:
+def _retrieval(hub: Hub, rows: int) -> None:
     """Datasets whose rows hold their texts."""
     found = facts(rows)
     other = [found[(i + 5) % rows] for i in range(rows)]
@@ -179,7 +118,7 @@ def _bge(query: str, pos: list[str], neg: list[str], category: str, kind: str) -
     }
 
 
-def _joined(hub: _Hub, rows: int) -> None:
+def _joined(hub: Hub, rows: int) -> None:
     """Datasets whose rows name their texts by id."""
     found = facts(rows)
     questions, claims = [f.question for f in found], [f.claim for f in found]
@@ -268,7 +207,7 @@ _SETS = [  # repository, configuration, texts, packed as
 ]  # fmt: skip
 
 
-def _classification(hub: _Hub, rows: int) -> None:
+def _classification(hub: Hub, rows: int) -> None:
     for repo, config, texts, form in _SETS:
         write = hub.parquet if form == "parquet" else hub.jsonl
         for split, number in (("train", rows), ("test", max(rows // 4, 4))):
@@ -289,7 +228,7 @@ def _classification(hub: _Hub, rows: int) -> None:
     hub.card("mteb/banking77", "mit")
 
 
-def _clustering(hub: _Hub, rows: int) -> None:
+def _clustering(hub: Hub, rows: int) -> None:
     found = facts(rows)
     raw = [{"id": f"{2000 + i}.{i:05d}", "title": f.title, "abstract": f.passage} for i, f in enumerate(found)]
     hub.jsonl(
@@ -339,7 +278,7 @@ def _clustering(hub: _Hub, rows: int) -> None:
         hub.parquet("cfli/bge-full-data", "default", split, lists, _BGE)
 
 
-def _sts(hub: _Hub, rows: int) -> None:
+def _sts(hub: Hub, rows: int) -> None:
     pairs = [(varied(a, n), varied(b, n), score) for n in range(-(-rows // len(STS))) for a, b, score in STS][:rows]
     for repo, config, most in (
         ("sts12-sts", "default", 5.0),

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mix_stand_in import write_fallbacks, write_stand_in
+from mix_fallbacks import write_fallbacks
+from mix_stand_in import write_stand_in
 
 from nvembed.data.adapters import SourceReader
 from nvembed.data.adapters.sampling import Seen, limit_of, rank
