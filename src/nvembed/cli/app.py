@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "submit": ("nvembed.cli.commands_cluster", "submit", "Run the same pipeline on a cluster."),
     "compile": ("nvembed.cli.commands_cluster", "compile_", "Compile the pipeline to YAML."),
     "recipe": ("nvembed.cli.commands_recipe", "recipe", "List, show and check recipes."),
+    "data": ("nvembed.cli.commands_data", "data", "Try the sources of a recipe's mix."),
     "embed": ("nvembed.cli.commands_embed", "embed", "Turn a file of texts into vectors."),
     "prepare": ("nvembed.cli.commands_stages", "prepare", "One stage: read, split and report the data."),
     "mine": ("nvembed.cli.commands_stages", "mine", "One stage: mine hard negatives."),

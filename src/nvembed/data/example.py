@@ -41,9 +41,11 @@ class Example:
         source: str,
         license: str,
         negatives: tuple[str, ...] = (),
+        document_instruction: str | None = None,
     ) -> Example:
-        """An example with its id; the instruction goes on both sides where the task is symmetric."""
-        document_instruction = instruction if task_type in SYMMETRIC else ""
+        """An example with its id; unless told otherwise, the instruction goes on both sides of a symmetric task."""
+        if document_instruction is None:
+            document_instruction = instruction if task_type in SYMMETRIC else ""
         identity = [task, task_type, query, positive, instruction, document_instruction, source]
         return cls(
             task=task,

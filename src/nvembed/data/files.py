@@ -92,9 +92,9 @@ def pairs_of(row: dict[str, Any] | str, data: Data) -> list[Pair]:
     if isinstance(row, str):
         raise Unusable(row)
     columns = data.columns
-    queries = _texts(row.get(columns.query), columns.query)
-    positives = _texts(row.get(columns.positive), columns.positive)
-    negatives = _texts(row.get(columns.negatives), columns.negatives, optional=True)
+    queries = texts_of(row.get(columns.query), columns.query)
+    positives = texts_of(row.get(columns.positive), columns.positive)
+    negatives = texts_of(row.get(columns.negatives), columns.negatives, optional=True)
     task = row.get(columns.task) or "retrieval"
     if not isinstance(task, str):
         raise Unusable(f"{columns.task} is {_type_name(task)}, not text")
@@ -114,8 +114,10 @@ def sample(pairs: Iterable[Pair], limit: int | None, seed: int) -> Iterator[Pair
     yield from (pair for _, _, pair in sorted(drawn, key=lambda entry: entry[1]))
 
 
-def _texts(value: Any, column: str, *, optional: bool = False) -> list[str]:
+def texts_of(value: Any, column: str, *, optional: bool = False) -> list[str]:
     """The different texts of a value. Raises Unusable if it holds none or something else."""
+    if isinstance(value, str) and (text := _text(value)):
+        return [text]
     items = value if isinstance(value, list) else [value]
     for item in items:
         if item is not None and not isinstance(item, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from nvembed.data.example import Example, Pair
 
@@ -39,29 +39,45 @@ def example_based(
     A text that stands in two classes says nothing of either and is left out, as are classes of fewer than two texts.
     """
     text_of = TEXT_OF[task_type]
-    texts = {label: list(dict.fromkeys(text_of(pair) for pair in pairs)) for label, pairs in sorted(classes.items())}
+    texts = {label: [text_of(pair) for pair in pairs] for label, pairs in classes.items()}
+    return [
+        Example.make(
+            task=task_type,
+            task_type=task_type,
+            query=drawn.query,
+            positive=drawn.positive,
+            negatives=drawn.negatives,
+            instruction=instruction,
+            source=source,
+            license=license,
+        )
+        for drawn in draw_by_class(texts, negatives=negatives, generator=generator, dropped=Counter())
+    ]
+
+
+def draw_by_class(
+    classes: Mapping[str, Sequence[str]], *, negatives: int, generator: random.Random, dropped: Counter[str]
+) -> Iterator[Pair]:
+    """Each text with a random other text of its class as positive and `negatives` of other classes.
+
+    Args:
+        classes: label → its texts.
+        dropped: gets the number of texts that each rule leaves out: one that stands in two classes, one that is the
+            only one of its class, and all if that leaves fewer than two classes.
+    """
+    texts = {label: list(dict.fromkeys(members)) for label, members in sorted(classes.items())}
     classes_with = Counter(text for members in texts.values() for text in members)
+    dropped["text in two classes"] += sum(number for number in classes_with.values() if number > 1)
     texts = {label: [text for text in members if classes_with[text] == 1] for label, members in texts.items()}
+    dropped["class with a single example"] += sum(len(members) == 1 for members in texts.values())
     texts = {label: members for label, members in texts.items() if len(members) >= 2}
     if len(texts) < 2:
-        return []
-    examples = []
+        dropped["only one class"] += sum(len(members) for members in texts.values())
+        return
     for label, members in texts.items():
         others = [text for other, theirs in texts.items() if other != label for text in theirs]
         for query in members:
             positive = query
             while positive == query:
                 positive = generator.choice(members)
-            examples.append(
-                Example.make(
-                    task=task_type,
-                    task_type=task_type,
-                    query=query,
-                    positive=positive,
-                    negatives=tuple(generator.sample(others, min(negatives, len(others)))),
-                    instruction=instruction,
-                    source=source,
-                    license=license,
-                )
-            )
-    return examples
+            yield Pair(query, positive, tuple(generator.sample(others, min(negatives, len(others)))), label=label)

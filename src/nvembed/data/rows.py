@@ -30,13 +30,14 @@ _PROBE = 100  # rows in which a JSON Lines file must show a column
 _PARQUET_BATCH = 256
 
 
-def read_rows(path: str, required: dict[str, str], optional: set[str]) -> Iterator[Row]:
+def read_rows(path: str, required: dict[str, str], optional: set[str], *, arrays: bool = False) -> Iterator[Row]:
     """Rows of a JSONL, CSV, TSV or Parquet file.
 
     Args:
         path: anything fsspec reads; compressed by gzip, bzip2 or xz if its name says so.
         required: role → column: these must be there.
         optional: columns read beside them where they are there.
+        arrays: whether a line of JSONL may be an array: its items are columns 0, 1, ….
 
     Raises:
         UserError: no such file, a file of another format, or a required column is missing.
@@ -45,7 +46,7 @@ def read_rows(path: str, required: dict[str, str], optional: set[str]) -> Iterat
     with open_file(path, decompress=kind != "parquet") as stream:
         try:
             if kind == "jsonl":
-                yield from _read_jsonl(stream, path, required)
+                yield from _read_jsonl(stream, path, required, arrays)
             elif kind == "parquet":
                 yield from _read_parquet(stream, path, required, optional)
             else:
@@ -59,10 +60,10 @@ def read_rows(path: str, required: dict[str, str], optional: set[str]) -> Iterat
             raise UserError(f"data.path: {path}: cannot be read to its end ({error}); copy the file anew") from error
 
 
-def _read_jsonl(stream: IO[bytes], path: str, required: dict[str, str]) -> Iterator[Row]:
+def _read_jsonl(stream: IO[bytes], path: str, required: dict[str, str], arrays: bool) -> Iterator[Row]:
     missing, keys, rows = dict(required), dict[str, None](), 0
     for line, raw in enumerate(stream, 1):
-        row = _json_row(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw)
+        row = _json_row(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw, arrays)
         if isinstance(row, dict) and missing:
             rows += 1
             keys.update(dict.fromkeys(list(row)[:20]))
@@ -74,7 +75,7 @@ def _read_jsonl(stream: IO[bytes], path: str, required: dict[str, str]) -> Itera
         raise _missing_column(path, missing, list(keys))
 
 
-def _json_row(raw: bytes) -> dict[str, Any] | str:
+def _json_row(raw: bytes, arrays: bool) -> dict[str, Any] | str:
     if not raw.strip():
         return "empty row"
     try:
@@ -83,6 +84,8 @@ def _json_row(raw: bytes) -> dict[str, Any] | str:
         return NOT_UTF8
     except (ValueError, RecursionError):
         return "not JSON"
+    if arrays and isinstance(row, list):
+        return {str(number): item for number, item in enumerate(row)}
     return row if isinstance(row, dict) else f"a JSON {_json_type(row)}, not an object"
 
 
@@ -146,12 +149,21 @@ def _read_parquet(stream: IO[bytes], path: str, required: dict[str, str], option
     columns = [name for name in names if name in {*required.values(), *optional}]
     number = 0
     for batch in _batches(file, path, columns):
-        for index in range(batch.num_rows):
+        for values in _values(batch):
             number += 1
+            yield number, dict(zip(columns, values, strict=True)) if values is not None else NOT_UTF8
+
+
+def _values(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...] | None]:
+    """The values of each row; None for one that holds a text that is not UTF-8, which costs that row alone."""
+    try:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    except UnicodeDecodeError:
+        for index in range(batch.num_rows):
             try:
-                yield number, {name: batch.column(name)[index].as_py() for name in columns}
+                yield tuple(column[index].as_py() for column in batch.columns)
             except UnicodeDecodeError:
-                yield number, NOT_UTF8
+                yield None
 
 
 def _batches(file: pq.ParquetFile, path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:

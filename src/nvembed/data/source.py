@@ -46,10 +46,24 @@ def check_source(data: Data) -> SourceCheck:
         docs = read_python_docs()
         check_modules(docs.pairs, data)
         check = SourceCheck(docs.digest, len(docs.pairs))
+    elif data.source == "mix":
+        check = _check_mix(data)
     else:
         check = _check_file(data)
     check_digest(data, check.digest)
     return check
+
+
+def _check_mix(data: Data) -> SourceCheck:
+    """Every source looked at: there, in its revision, with its columns. `rows` is what the recipe expects of them."""
+    from nvembed.data.adapters import check_mix
+
+    check = check_mix(data)
+    if check.failed:
+        more = f" (and {len(check.failed) - 1} more; `nvembed data check` lists all)" if len(check.failed) > 1 else ""
+        raise UserError(f"{check.failed[0].says[0]}{more}")
+    read = [state.source for state in check.states if state.state == "ok"]
+    return SourceCheck(check.digest, sum(source.expected or 0 for source in read))
 
 
 def _check_file(data: Data) -> SourceCheck:

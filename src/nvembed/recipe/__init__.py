@@ -1,6 +1,7 @@
 """One recipe holds every choice: typed sections, presets, overrides, digests."""
 
 from nvembed.recipe.batches import Batches
+from nvembed.recipe.licences import refused_sources, refusing_pattern, what_falls_out
 from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.schema import (
@@ -18,6 +19,7 @@ from nvembed.recipe.schema import (
     Synthesis,
     Teacher,
 )
+from nvembed.recipe.sources import Place, Source, Table
 from nvembed.recipe.watching import BadSteps, DevCheck
 
 __all__ = [
@@ -36,14 +38,20 @@ __all__ = [
     "Matryoshka",
     "Mining",
     "Model",
+    "Place",
     "Recipe",
     "Registration",
     "Resources",
+    "Source",
     "Stage",
     "Synthesis",
+    "Table",
     "Teacher",
     "list_presets",
     "load_recipe",
+    "refused_sources",
+    "refusing_pattern",
     "section_from_json",
     "section_json",
+    "what_falls_out",
 ]

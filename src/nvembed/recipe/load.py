@@ -7,7 +7,7 @@ import json
 from collections.abc import Hashable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -28,6 +28,8 @@ def list_presets() -> dict[str, str]:
 def load_recipe(recipe: str, overrides: Iterable[str] = ()) -> Recipe:
     """A checked recipe from a preset's name, a YAML file's path or a recipe's whole text.
 
+    A recipe may begin with `extends: <preset>`: it is that preset with what it gives itself laid over it.
+
     Args:
         recipe: preset name, path ending in .yaml or .yml, or YAML text (it has a line end).
         overrides: `section.key=value` each; the value is read as YAML. Later ones win.
@@ -36,7 +38,7 @@ def load_recipe(recipe: str, overrides: Iterable[str] = ()) -> Recipe:
         UserError: unknown recipe, unreadable YAML, unknown key (the nearest known one is named), bad value.
     """
     text, origin = _read(recipe)
-    tree = _parse(text, origin)
+    tree = _extended(_parse(text, origin), origin)
     for override in overrides:
         _apply(tree, override)
     return _validate(Recipe, tree, origin)
@@ -83,6 +85,8 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: list[Any] = []  # a key may be a list, which no set takes; the loader itself refuses it below
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *anchor`; what stands beside it wins, as YAML has it
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
@@ -100,6 +104,30 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{origin}: a recipe is a mapping of sections, but this is a {type(tree).__name__}")
     return tree
+
+
+def _extended(tree: dict[str, Any], origin: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A recipe's tree laid over the preset that it extends. Mappings are laid over key by key, anything else whole."""
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str) or base not in _preset_names():
+        raise UserError(
+            f"{origin}: extends {base!r}, which is no recipe that ships{_nearest(str(base), _preset_names())}; "
+            f"known: {', '.join(_preset_names())}"
+        )
+    if base in seen:
+        raise UserError(f"{origin}: extends {base!r}, which extends it in turn; break the circle")
+    text, name = _read(base)
+    return _laid_over(_extended(_parse(text, name), name, (*seen, base)), tree)
+
+
+def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {**under, **over}
+    for key in under.keys() & over.keys():
+        if isinstance(under[key], dict) and isinstance(over[key], dict):
+            both[key] = _laid_over(under[key], over[key])
+    return both
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -145,12 +173,21 @@ def _explain(kind: type[BaseModel], detail: Any) -> str:
 
 def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:
     for part in location:
-        field = kind.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        kind = annotation
+        if (inner := _section_in(_annotation(kind, part))) is not None:
+            kind = inner
     return sorted(kind.model_fields)
+
+
+def _annotation(kind: type[BaseModel], name: str) -> Any:
+    field = kind.model_fields.get(name)
+    return field.annotation if field else None
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, alone or in a list or mapping; a place in those is no key and holds none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_in(inner)) is not None), None)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
 from nvembed.recipe.batches import Batches
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
+from nvembed.recipe.mix import Mix
 from nvembed.recipe.watching import BadSteps, DevCheck
 
 TrainBlock = Literal["full", "lora", "frozen"]
@@ -112,6 +113,7 @@ _FILE_INSTRUCTIONS: dict[TaskType, str] = {
 }
 _INSTRUCTIONS: dict[str, dict[TaskType, str]] = {
     "file": _FILE_INSTRUCTIONS,
+    "mix": _FILE_INSTRUCTIONS,
     "python_docs": {
         "retrieval": "Given a summary, retrieve its documentation",
         "classification": "Classify a piece of Python documentation by the library module it documents",
@@ -120,10 +122,10 @@ _INSTRUCTIONS: dict[str, dict[TaskType, str]] = {
 }
 
 
-class Data(Section):
+class Data(Mix):
     """Where examples come from and what is held out."""
 
-    source: Literal["python_docs", "file"] = "python_docs"
+    source: Literal["python_docs", "file", "mix"] = "python_docs"
     path: str | None = Field(
         None, description="a JSONL, Parquet, CSV or TSV file: local, s3://, gs://, hf://datasets/…"
     )
@@ -149,6 +151,8 @@ class Data(Section):
         if self.path is not None and self.source != "file":
             object.__setattr__(self, "source", "file")
         object.__setattr__(self, "instructions", {**_INSTRUCTIONS[self.source], **self.instructions})
+        if self.source == "mix":
+            self.check_sources()
         if self.source == "file" and not self.path:
             raise ValueError("source is 'file' but path is not set")
         if self.path is not None and "{{$." in self.path:
@@ -303,6 +307,13 @@ class Recipe(Section):
                 raise ValueError(f"{name}.distillation.weight is above 0, but mining, whose teacher scores, is off")
             if stage.dev_check.every and not (self.data.dev_fraction and "retrieval" in self.data.task_types):
                 raise ValueError(f"{name}.dev_check.every is above 0, but the data holds out no dev queries")
+        for number, stage in ((1, self.stage1), (2, self.stage2)):
+            for name, source in self.data.sources.items():
+                if number in source.stages and source.task_type not in stage.task_types:
+                    raise ValueError(
+                        f"data.sources.{name} is for stage {number}, but stage{number}.task_types lacks its "
+                        f"{source.task_type}"
+                    )
         return self
 
 

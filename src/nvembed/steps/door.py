@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
-from nvembed.recipe import Recipe
+from nvembed.recipe import Data, Recipe
 
 MEASURED = ("retrieval", "classification", "clustering")
 """Task types that Python's documentation gives eval sets for; a user's file gives retrieval alone."""
@@ -34,11 +34,19 @@ def check_recipe(recipe: Recipe) -> Recipe:
         modeling.check_section(mining.teacher)
         teacher = mining.teacher.model_copy(update={"digest": modeling.backbone_digest(mining.teacher)})
         mining = mining.model_copy(update={"teacher": teacher})
-    source = recipe.data
-    if source.path is not None and "://" not in source.path:
-        source = source.model_copy(update={"path": str(Path(source.path).expanduser().resolve())})
+    source = _with_whole_paths(recipe.data)
     source = source.model_copy(update={"digest": data.check_source(source).digest})
     return recipe.model_copy(update={"model": model, "mining": mining, "data": source})
+
+
+def _with_whole_paths(data: Data) -> Data:
+    """The section with the local paths in it absolute, since a task runs in another folder."""
+
+    def whole(path: str | None) -> str | None:
+        return path if path is None or "://" in path else str(Path(path).expanduser().resolve())
+
+    tables = {name: source.model_copy(update={"path": whole(source.path)}) for name, source in data.sources.items()}
+    return data.model_copy(update={"path": whole(data.path), "hub_mirror": whole(data.hub_mirror), "sources": tables})
 
 
 def _check_what_is_measured(recipe: Recipe) -> None:
