@@ -101,7 +101,7 @@ def test_a_label_outside_its_set(tmp_path: Path) -> None:
     assert "1 of 21 rows cannot be used (row 21: label '7' is outside its set)" in said
     data = mix(tmp_path, source, max_bad_rows=0.1)
     reader = SourceReader("mine", data.sources["mine"], data)
-    assert len(list(reader.examples())) == 20 and reader.tally.unusable == 1
+    assert len(list(reader.examples())) == 20 and reader.tally.whole.unusable == 1
 
 
 def test_a_label_that_is_a_number_without_a_text(tmp_path: Path) -> None:

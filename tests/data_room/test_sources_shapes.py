@@ -75,7 +75,7 @@ def test_pairs_of_score_four_and_more_go_both_ways_with_the_instruction_on_both_
     made, reader = read(file, rows, source)
     assert [pair(one) for one in made] == [("a4.0", "b4.0"), ("b4.0", "a4.0"), ("a4.8", "b4.8"), ("b4.8", "a4.8")]
     assert all(one.query_instruction == one.document_instruction == "Retrieve similar text" for one in made)
-    assert reader.tally.dropped["score below 4"] == 1
+    assert reader.tally.whole.dropped["score below 4"] == 1
     one_way, _ = read(file, rows, {**source, "both_directions": False})
     assert [pair(one) for one in one_way] == [("a4.0", "b4.0"), ("a4.8", "b4.8")]
 
@@ -177,7 +177,7 @@ def test_a_cap_samples_by_content_and_not_by_place(file: Path) -> None:
     rows = [{"query": f"q{i}", "positive": f"p{i}"} for i in range(500)]
     whole, _ = read(file, rows, {})
     kept, reader = read(file, rows, {"cap": 100})
-    assert len(kept) == 100 and reader.tally.left_by_cap == 400
+    assert len(kept) == 100 and reader.tally.whole.left_by_cap == 400
     chosen = {one.query for one in kept}
     assert [one for one in whole if one.query in chosen] == kept
     assert 20 < sum(int(query[1:]) < 250 for query in chosen) < 80  # from all over, not the first hundred

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,33 @@ _MTEB = {
 }
 
 
-def write_retrieval(folder: Path, pairs: Sequence[Pair], instruction: str) -> dict[str, int]:
-    """Write a retrieval set whose corpus is exactly the pairs' passages; return its counts.
+def write_retrieval(
+    folder: Path,
+    pairs: Sequence[Pair],
+    instruction: str,
+    *,
+    instructions: Mapping[str, str] | None = None,
+    others: Sequence[str] = (),
+) -> dict[str, int]:
+    """Write a retrieval set whose corpus is the pairs' passages and `others`; return its counts.
 
-    Equal queries become one query with several relevant passages.
+    Equal queries become one query with several relevant passages. `instructions` are the task sentences of queries that
+    have one of their own (query → sentence).
     """
     import pyarrow as pa
 
     _describe(folder, "retrieval", instruction)
     queries = list(dict.fromkeys(pair.query for pair in pairs))
-    passages = list(dict.fromkeys(pair.positive for pair in pairs))
+    passages = list(dict.fromkeys([*(pair.positive for pair in pairs), *others]))
     relevant = dict.fromkeys((pair.query, pair.positive) for pair in pairs)
-    for name, texts, id_of in (("corpus", passages, document_id), ("queries", queries, query_id)):
-        write_table(folder / f"{name}.parquet", [{"id": id_of(text), "text": text} for text in texts], text_schema())
+    write_table(
+        folder / "corpus.parquet", [{"id": document_id(text), "text": text} for text in passages], text_schema()
+    )
+    asked, schema = [{"id": query_id(text), "text": text} for text in queries], text_schema()
+    if instructions is not None:
+        asked = [{**row, "instruction": instructions.get(row["text"], instruction)} for row in asked]
+        schema = schema.append(pa.field("instruction", pa.string(), nullable=False))
+    write_table(folder / "queries.parquet", asked, schema)
     write_table(
         folder / "qrels.parquet",
         [{"query_id": query_id(query), "corpus_id": document_id(text), "score": 1} for query, text in relevant],
@@ -85,6 +99,8 @@ def _describe(folder: Path, task_type: str, instruction: str) -> None:
 def read_retrieval(folder: Path) -> dict[str, Any]:
     """A retrieval set: `corpus` and `queries` map ids to texts, `qrels` a query's id to its relevant documents.
 
+    `instructions` maps a query's id to a task sentence of its own, where the set has them.
+
     Texts are stripped; queries without a relevant document are left out. Raises UserError for a missing file or column,
     an empty one, ids given twice, and qrels that name unknown ids.
     """
@@ -101,7 +117,20 @@ def read_retrieval(folder: Path) -> dict[str, Any]:
             qrels.setdefault(str(query), {})[str(document)] = int(score)
     if not qrels:
         raise UserError(f"{folder}/qrels.parquet: no query has a relevant document (score above 0)")
-    return {"corpus": corpus, "queries": {i: t for i, t in queries.items() if i in qrels}, "qrels": qrels}
+    return {
+        "corpus": corpus,
+        "queries": {i: t for i, t in queries.items() if i in qrels},
+        "qrels": qrels,
+        "instructions": _instructions(folder / "queries.parquet"),
+    }
+
+
+def _instructions(file: Path) -> dict[str, str]:
+    import pyarrow.parquet as pq
+
+    if "instruction" not in pq.read_schema(file).names:
+        return {}
+    return dict(zip(*read_columns(file, "id", "instruction"), strict=True))
 
 
 def _by_id(file: Path) -> dict[str, str]:

@@ -27,8 +27,16 @@ if TYPE_CHECKING:
 _FEW_PASSAGES = 20
 
 
-def prepare(data: Data, dataset_out: Path, eval_out: Path) -> None:
+def prepare(
+    data: Data, dataset_out: Path, eval_out: Path, *, shards: int = 1, prepared: Sequence[Path] = ()
+) -> None:
     """Write the training dataset and the eval sets of a recipe's `data` section.
+
+    Args:
+        data: the section.
+        dataset_out, eval_out: the folders to be written.
+        shards: into how many shards a mix is divided; they are made one after another and change nothing in the result.
+        prepared: folders of all shards of one plan (`write_shard`), in place of making them here.
 
     Both folders appear whole or not at all; the same source and section give the same bytes, manifests' times aside.
     A file is read row by row, but its different pairs are held in memory: so much is needed as its text takes.
@@ -36,15 +44,20 @@ def prepare(data: Data, dataset_out: Path, eval_out: Path) -> None:
     Raises:
         UserError: whatever `check_source` refuses, or content other than `data.digest` says.
     """
-    prepared = _read(data)
+    if data.source == "mix":
+        from nvembed.data.mix_preparation import prepare_mix
+
+        prepare_mix(data, dataset_out, eval_out, shards=shards, prepared=prepared)
+        return
+    found = _read(data)
     with output_folder(dataset_out) as dataset, output_folder(eval_out) as eval_sets:
-        eval_counts = _write_eval(data, prepared.split, eval_sets)
-        passages = write_corpus(dataset, (pair.positive for pair in prepared.split.train))
-        write_examples(dataset, prepared.examples)
-        counts = _counts(prepared.examples, passages, eval_counts)
-        write_report(dataset, prepared, counts)
-        _write_manifests(data, prepared, counts, dataset, eval_sets)
-    _say(counts, prepared)
+        eval_counts = _write_eval(data, found.split, eval_sets)
+        passages = write_corpus(dataset, (pair.positive for pair in found.split.train))
+        write_examples(dataset, found.examples)
+        counts = _counts(found.examples, passages, eval_counts)
+        write_report(dataset, found, counts)
+        _write_manifests(data, found, counts, dataset, eval_sets)
+    _say(counts, found)
 
 
 def _read(data: Data) -> Prepared:

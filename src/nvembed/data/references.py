@@ -19,6 +19,7 @@ from nvembed.core.progress import Progress
 if TYPE_CHECKING:
     from nvembed.recipe.decontamination import Decontamination
 
+_GO_ON = "check the network, leave the task out, or go on unchecked with data.decontamination.tasks=[]"
 _COLUMNS = ("text", "sentences", "sentence1", "sentence2", "human_summaries", "machine_summaries")
 _COLUMN_ATTRIBUTES = ("input_column_name", "input1_column_name", "input2_column_name")
 
@@ -31,15 +32,20 @@ class Reference:
     text: str
 
 
-def read_references(section: Decontamination) -> list[Reference]:
+def read_references(section: Decontamination, mirror: str | None = None) -> list[Reference]:
     """The texts of every task and file that a section names, each once a task, in the order named.
+
+    Args:
+        section: what to check against.
+        mirror: a folder in place of the hub (`data.hub_mirror`), where the tasks' datasets are read from.
 
     Raises:
         UserError: an unknown task (the nearest known one is named), data that cannot be had, a file without texts.
     """
     found: dict[Reference, None] = {}
     for task in _tasks(section.tasks):
-        found |= dict.fromkeys(Reference(task.metadata.name, text) for text in task_texts(task))
+        texts = task_texts(task) if mirror is None else mirrored_texts(task, mirror)
+        found |= dict.fromkeys(Reference(task.metadata.name, text) for text in texts)
     for path in section.files:
         texts = list(_file_texts(path))
         if not texts:
@@ -82,8 +88,7 @@ def task_texts(task: Any) -> Iterator[str]:
         except Exception as error:  # every host and format has errors of its own
             said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UserError(
-                f"data.decontamination.tasks: {name}: its data cannot be read ({said}); "
-                "check the network or leave the task out"
+                f"data.decontamination.tasks: {name}: its data cannot be read ({said}); {_GO_ON}"
             ) from error
     if hasattr(task, "convert_v1_dataset_format_to_v2"):
         task.convert_v1_dataset_format_to_v2(num_proc=None)
@@ -95,6 +100,66 @@ def task_texts(task: Any) -> Iterator[str]:
             if count % 10_000 == 0:
                 progress.update(count)
             yield text
+
+
+def check_references(section: Decontamination, mirror: str | None = None) -> None:
+    """Raises UserError if a task is unknown or its dataset, or a file, is not where it should be; reads no texts."""
+    for task in _tasks(section.tasks):
+        name, place = task.metadata.name, task.metadata.dataset
+        if mirror is not None:
+            _in_mirror(task, mirror)
+            continue
+        from huggingface_hub import HfApi
+
+        try:
+            HfApi().dataset_info(place["path"], revision=place.get("revision"), timeout=30)
+        except Exception as error:  # every library beneath has errors of its own here
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(
+                f"data.decontamination.tasks: {name}: {place['path']} cannot be had ({said}); {_GO_ON}"
+            ) from error
+    for path in section.files:
+        if "://" not in path and not Path(path).exists():
+            raise UserError(f"data.decontamination.files: {path}: is not there; check the path")
+
+
+def mirrored_texts(task: Any, mirror: str) -> Iterator[str]:
+    """The texts of an MTEB task from a mirror, `<repo>/<config>/<split>.*`; of a retrieval task its queries'.
+
+    Raises UserError if its repository or every evaluated split is missing.
+    """
+    files = _in_mirror(task, mirror)
+    searches = task.metadata.type in ("Retrieval", "Reranking", "InstructionRetrieval")
+    columns = {*_COLUMNS, "query", *(getattr(task, attribute, None) for attribute in _COLUMN_ATTRIBUTES)} - {None}
+    from nvembed.data.rows import read_rows
+
+    if searches and any(file.parent.name == "queries" for file in files):
+        files = [file for file in files if file.parent.name == "queries"]
+    count = 0
+    for file in files:
+        for _, row in read_rows(str(file), {}, columns):
+            if isinstance(row, dict):
+                for text in _flat(row.get(column) for column in sorted(columns)):
+                    count += 1
+                    yield text
+    if not count:
+        raise UserError(f"data.decontamination.tasks: {task.metadata.name}: no texts in {files[0].parent}; {_GO_ON}")
+
+
+def _in_mirror(task: Any, mirror: str) -> list[Path]:
+    """The files of a task's evaluated splits, and its queries, in a mirror."""
+    home, splits = Path(mirror) / task.metadata.dataset["path"], set(task.metadata.eval_splits)
+    files = [
+        file
+        for file in sorted(home.glob("*/*"))
+        if (stem := file.name.partition(".")[0].partition("-0")[0]) in splits or file.parent.name == stem == "queries"
+    ]
+    if not files:
+        raise UserError(
+            f"data.decontamination.tasks: {task.metadata.name}: {task.metadata.dataset['path']} has no "
+            f"{' or '.join(sorted(splits))} in data.hub_mirror {mirror}; {_GO_ON}"
+        )
+    return files
 
 
 def _splits(dataset: Mapping[str, Any], wanted: Iterable[str]) -> Iterator[Any]:

@@ -78,12 +78,6 @@ def _say_dropped(document: Document, prepared: Prepared) -> None:
 
 
 def _show_examples(document: Document, examples: Sequence[Example]) -> None:
-    from nvembed.text.rule import DEFAULT_TEMPLATE
-
-    def seen(instruction: str, text: str) -> str:
-        shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " …"
-        return DEFAULT_TEMPLATE.format(task=instruction, text=shown) if instruction else shown
-
     document.heading("Examples as the model reads them")
     document.paragraph("Under the default template; long texts are cut here, not in the data.")
     for task_type in dict.fromkeys(example.task_type for example in examples):
@@ -91,10 +85,23 @@ def _show_examples(document: Document, examples: Sequence[Example]) -> None:
         for example in chosen[:: max(len(chosen) // _SHOWN, 1)][:_SHOWN]:
             third = "a negative" if example.negatives else "no negative yet"
             document.paragraph(f"{task_type}: query, positive, {third}")
-            document.quote(seen(example.query_instruction, example.query))
-            document.quote(seen(example.document_instruction, example.positive))
-            if example.negatives:
-                document.quote(seen(example.document_instruction, example.negatives[0]))
+            for text in as_the_model_reads(example):
+                document.quote(text)
+
+
+def as_the_model_reads(example: Example) -> list[str]:
+    """Query, positive and the first negative if there is one, each under its instruction; cut where they are long."""
+    from nvembed.text.rule import DEFAULT_TEMPLATE
+
+    def seen(instruction: str, text: str) -> str:
+        shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " …"
+        return DEFAULT_TEMPLATE.format(task=instruction, text=shown) if instruction else shown
+
+    documents = [example.positive, *example.negatives[:1]]
+    return [
+        seen(example.query_instruction, example.query),
+        *(seen(example.document_instruction, text) for text in documents),
+    ]
 
 
 def _lengths(split: Split) -> dict[tuple[str, str], list[int]]:

@@ -11,7 +11,7 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from nvembed.core.errors import UserError
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 Row = tuple[int, dict[str, Any] | str]
 """Line (of a Parquet file: row) counted from 1, and its values or the reason why it is unusable."""
+Wanted = Callable[[int], bool]
+"""Whether the n-th row, counted from 1, is wanted. Where two rows less than `_PARQUET_BATCH` apart are not, no row
+between them is."""
+NOT_WANTED = "not wanted"
 
 NOT_UTF8 = "not UTF-8"
 _LONGEST_FIELD = 16 << 20  # a quote that is never closed would otherwise swallow the rest of the file
@@ -30,7 +34,9 @@ _PROBE = 100  # rows in which a JSON Lines file must show a column
 _PARQUET_BATCH = 256
 
 
-def read_rows(path: str, required: dict[str, str], optional: set[str], *, arrays: bool = False) -> Iterator[Row]:
+def read_rows(
+    path: str, required: dict[str, str], optional: set[str], *, arrays: bool = False, wanted: Wanted | None = None
+) -> Iterator[Row]:
     """Rows of a JSONL, CSV, TSV or Parquet file.
 
     Args:
@@ -38,6 +44,7 @@ def read_rows(path: str, required: dict[str, str], optional: set[str], *, arrays
         required: role → column: these must be there.
         optional: columns read beside them where they are there.
         arrays: whether a line of JSONL may be an array: its items are columns 0, 1, ….
+        wanted: rows that it leaves out are not decoded where that can be helped and come as `NOT_WANTED`.
 
     Raises:
         UserError: no such file, a file of another format, or a required column is missing.
@@ -46,11 +53,13 @@ def read_rows(path: str, required: dict[str, str], optional: set[str], *, arrays
     with open_file(path, decompress=kind != "parquet") as stream:
         try:
             if kind == "jsonl":
-                yield from _read_jsonl(stream, path, required, arrays)
+                yield from _read_jsonl(stream, path, required, arrays, wanted)
             elif kind == "parquet":
-                yield from _read_parquet(stream, path, required, optional)
+                yield from _read_parquet(stream, path, required, optional, wanted)
             else:
-                yield from _read_csv(stream, path, required, "\t" if kind == "tsv" else ",")
+                rows = _read_csv(stream, path, required, "\t" if kind == "tsv" else ",")
+                for number, (line, row) in enumerate(rows, 1):
+                    yield line, row if wanted is None or wanted(number) else NOT_WANTED
         except (
             EOFError,
             OSError,
@@ -60,9 +69,14 @@ def read_rows(path: str, required: dict[str, str], optional: set[str], *, arrays
             raise UserError(f"data.path: {path}: cannot be read to its end ({error}); copy the file anew") from error
 
 
-def _read_jsonl(stream: IO[bytes], path: str, required: dict[str, str], arrays: bool) -> Iterator[Row]:
+def _read_jsonl(
+    stream: IO[bytes], path: str, required: dict[str, str], arrays: bool, wanted: Wanted | None
+) -> Iterator[Row]:
     missing, keys, rows = dict(required), dict[str, None](), 0
     for line, raw in enumerate(stream, 1):
+        if wanted is not None and not wanted(line):
+            yield line, NOT_WANTED
+            continue
         row = _json_row(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw, arrays)
         if isinstance(row, dict) and missing:
             rows += 1
@@ -134,7 +148,9 @@ def _csv_value(field: str) -> Any:
     return field
 
 
-def _read_parquet(stream: IO[bytes], path: str, required: dict[str, str], optional: set[str]) -> Iterator[Row]:
+def _read_parquet(
+    stream: IO[bytes], path: str, required: dict[str, str], optional: set[str], wanted: Wanted | None
+) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -149,9 +165,16 @@ def _read_parquet(stream: IO[bytes], path: str, required: dict[str, str], option
     columns = [name for name in names if name in {*required.values(), *optional}]
     number = 0
     for batch in _batches(file, path, columns):
+        if wanted is not None and not wanted(number + 1) and not wanted(number + batch.num_rows):
+            yield from ((number + place, NOT_WANTED) for place in range(1, batch.num_rows + 1))
+            number += batch.num_rows
+            continue
         for values in _values(batch):
             number += 1
-            yield number, dict(zip(columns, values, strict=True)) if values is not None else NOT_UTF8
+            if wanted is not None and not wanted(number):
+                yield number, NOT_WANTED
+            else:
+                yield number, dict(zip(columns, values, strict=True)) if values is not None else NOT_UTF8
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...] | None]:

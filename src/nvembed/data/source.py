@@ -57,11 +57,13 @@ def check_source(data: Data) -> SourceCheck:
 def _check_mix(data: Data) -> SourceCheck:
     """Every source looked at: there, in its revision, with its columns. `rows` is what the recipe expects of them."""
     from nvembed.data.adapters import check_mix
+    from nvembed.data.references import check_references
 
     check = check_mix(data)
     if check.failed:
         more = f" (and {len(check.failed) - 1} more; `nvembed data check` lists all)" if len(check.failed) > 1 else ""
         raise UserError(f"{check.failed[0].says[0]}{more}")
+    check_references(data.decontamination, data.hub_mirror)
     read = [state.source for state in check.states if state.state == "ok"]
     return SourceCheck(check.digest, sum(source.expected or 0 for source in read))
 

@@ -32,16 +32,22 @@ def write_examples(
     import pyarrow as pa
 
     types = {"positive_score": pa.float32(), "negative_scores": pa.list_(pa.float32())}
-    text = pa.string()
-    schema = pa.schema(
-        [pa.field(name, pa.list_(text) if name == "negatives" else text, nullable=False) for name in _FIELDS]
-        + [pa.field(name, types[name]) for name in columns or ()]
-    )
+    schema = pa.schema([*example_schema(), *(pa.field(name, types[name]) for name in columns or ())])
     rows = [asdict(example) for example in examples]
     for name, values in (columns or {}).items():
         for row, value in zip(rows, values, strict=True):
             row[name] = value
     write_parts(folder / "train", rows, schema)
+
+
+def example_schema() -> pa.Schema:
+    """The columns of an `Example`."""
+    import pyarrow as pa
+
+    text = pa.string()
+    return pa.schema(
+        [pa.field(name, pa.list_(text) if name == "negatives" else text, nullable=False) for name in _FIELDS]
+    )
 
 
 def read_examples(folder: Path | str) -> list[Example]:
@@ -97,6 +103,21 @@ def text_schema() -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("text", pa.string(), nullable=False)])
+
+
+def corpus_schema() -> pa.Schema:
+    """Passages of a mix: id, text, and the pool of sources whose queries may find it as a negative."""
+    import pyarrow as pa
+
+    return text_schema().append(pa.field("pool", pa.string(), nullable=False))
+
+
+def read_pools(folder: Path | str) -> dict[str, dict[str, str]]:
+    """The passages of a dataset folder by pool: pool → id → text; of a folder without pools all are in the pool ""."""
+    pools: dict[str, dict[str, str]] = {}
+    for row in read_parts(Path(folder) / "corpus"):
+        pools.setdefault(row.get("pool", ""), {})[row["id"]] = row["text"]
+    return pools
 
 
 def write_parts(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:

@@ -131,6 +131,8 @@ def _run_models(
         variants[variant] = []
         for source in sets:
             progress.update(progress.done, f"{source.split} {source.name}")
+            own = source.instructions
+            encoder.own_instructions = {text: own[i] for i, text in source.queries.items() if i in own}
             variants[variant].append(_score(source, encoder, evaluation.seed))
             progress.update(progress.done + 1)
         speed["encoding_seconds"] += encoder.seconds

@@ -23,7 +23,8 @@ METRICS = {"Retrieval": "ndcg_at_10", "Classification": "accuracy", "Clustering"
 class EvalSet:
     """One task of one split.
 
-    `corpus` and `queries` map ids to texts and `qrels` a query's id to its relevant documents (retrieval); `train` and
+    `corpus` and `queries` map ids to texts, `qrels` a query's id to its relevant documents and `instructions` to a task
+    sentence of its own, if it has one (retrieval); `train` and
     `test` are (texts, labels) with labels as numbers into `label_names` (classification, clustering).
     """
 
@@ -36,6 +37,7 @@ class EvalSet:
     corpus: dict[str, str] = field(default_factory=dict)
     queries: dict[str, str] = field(default_factory=dict)
     qrels: dict[str, dict[str, int]] = field(default_factory=dict)
+    instructions: dict[str, str] = field(default_factory=dict)
     train: tuple[list[str], list[int]] = field(default_factory=lambda: ([], []))
     test: tuple[list[str], list[int]] = field(default_factory=lambda: ([], []))
     label_names: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ Equal texts under an equal instruction are encoded once, however many tasks and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,9 @@ class MTEBEncoder:
         name, revision: what mteb calls the model.
         instructions: whether the model was taught instructions; if not it gets none.
         query_prefix, document_prefix: what a card puts before a text. Symmetric tasks take the query's, as cards do.
+
+    Attributes:
+        own_instructions: query → its own task sentence in place of the task's, as a mix of tasks has them.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class MTEBEncoder:
     ) -> None:
         self._encode_texts, self._instructions = encode_texts, instructions
         self._prefixes = {"query": query_prefix, "document": document_prefix}
+        self.own_instructions: Mapping[str, str] = {}
         self._vectors: dict[tuple[str, str], np.ndarray] = {}
         self._meta = ModelMeta.create_empty({"name": f"nvembed/{name}", "revision": revision})
         self.texts_encoded = 0
@@ -67,16 +71,20 @@ class MTEBEncoder:
     ) -> np.ndarray:
         """Vectors of a loader's texts: float32 (n, dim), rows of norm 1."""
         side = "document" if prompt_type is not None and prompt_type.value == "document" else "query"
-        instruction = instruction_of(task_metadata, side) if self._instructions else ""
-        texts = [self._prefixes[side] + text for batch in inputs for text in batch["text"]]
-        missing = [text for text in dict.fromkeys(texts) if (instruction, text) not in self._vectors]
-        if missing:
+        told = instruction_of(task_metadata, side) if self._instructions else ""
+        own = self.own_instructions if self._instructions and side == "query" else {}
+        texts = [(own.get(text, told), self._prefixes[side] + text) for batch in inputs for text in batch["text"]]
+        missing: dict[str, list[str]] = {}
+        for instruction, text in dict.fromkeys(texts):
+            if (instruction, text) not in self._vectors:
+                missing.setdefault(instruction, []).append(text)
+        for instruction, new in missing.items():
             started = time.monotonic()
-            vectors = self._encode_texts(missing, instruction)
+            vectors = self._encode_texts(new, instruction)
             self.seconds += time.monotonic() - started
-            self.texts_encoded += len(missing)
-            self._vectors.update({(instruction, text): row for text, row in zip(missing, vectors, strict=True)})
-        return np.stack([self._vectors[instruction, text] for text in texts])
+            self.texts_encoded += len(new)
+            self._vectors.update({(instruction, text): row for text, row in zip(new, vectors, strict=True)})
+        return np.stack([self._vectors[key] for key in texts])
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosines of all pairs, (n1, n2); rows have norm 1, so the product is the cosine."""

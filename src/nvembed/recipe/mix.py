@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from nvembed.recipe.base import Positive, Section
+from nvembed.recipe.decontamination import Decontamination
 from nvembed.recipe.licences import refused_sources
 from nvembed.recipe.sources import LabelRule, Source
 
@@ -24,6 +25,10 @@ class Mix(Section):
         [], description="sources so licensed are left out: names with *, non-commercial, share-alike, unspecified"
     )
     label_rule: LabelRule | None = Field(None, description="for all labelled sources of a mix, whatever theirs says")
+    decontamination: Decontamination = Decontamination()
+    dev_queries: Annotated[int, Field(ge=0)] = Field(
+        0, description="queries held out of each retrieval source of a mix, for dev/retrieval; 0: none"
+    )
     download_attempts: Positive = Field(5, description="tries for each file of the hub before it is given up")
 
     @model_validator(mode="before")

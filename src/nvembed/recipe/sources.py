@@ -79,6 +79,9 @@ class Source(Place):
     min_score: float | None = Field(None, description="graded: a pair scored so or higher is a positive pair")
     both_directions: bool = Field(True, description="graded: each text of a positive pair is a query once")
     cap: int | None = Field(None, description="use at most so many rows, sampled by content")
+    pool: str | None = Field(
+        None, description="mining: sources of one pool look for negatives in each other's passages; none: in its own"
+    )
     rows: Positive | None = Field(None, description="rows that are expected; for shares and for the check")
     license: str = "unspecified"
     known: dict[str, Mark] = Field(

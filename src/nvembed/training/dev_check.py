@@ -74,7 +74,8 @@ def _drawn(head: Mapping[str, Any], data: Mapping[str, Any], check: DevCheck, st
     others = draw.sample(others, min(max(check.documents - len(answers), 0), len(others)))
     documents = [*answers, *others]
     place = {doc: index for index, doc in enumerate(documents)}
-    asked = [Text(data["queries"][query], head.get("instruction") or "", stage.query_max_length) for query in queries]
+    told, own = head.get("instruction") or "", data["instructions"]
+    asked = [Text(data["queries"][query], own.get(query, told), stage.query_max_length) for query in queries]
     found = [
         Text(data["corpus"][doc], head.get("document_instruction") or "", stage.document_max_length)
         for doc in documents

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nvembed.data.adapters.tables import OpenTable, open_table
 from nvembed.data.adapters.tally import Tally
 from nvembed.data.example import Pair
 from nvembed.data.files import Unusable, texts_of
+from nvembed.data.rows import Wanted
 from nvembed.recipe import Data, Place, Table
 
 JOINED_DEFAULTS = {
@@ -54,11 +55,12 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """A pair by its ids; `query` is a text where rows hold the query itself."""
+    """A pair by its ids, and the number of its row; `query` is a text where rows hold the query itself."""
 
     query: str
     positive: str
     negatives: tuple[str, ...] = field(default=())
+    row: int = 0
 
     @property
     def key(self) -> str:
@@ -105,10 +107,13 @@ def _text_roles(table: OpenTable, said: Table, *, guessed: bool) -> Roles:
     return find_roles(table, said.columns, _TEXTS, guessed=guessed or not said.columns)
 
 
-def read_ids(joined: Joined, place: Place, tally: Tally) -> Iterator[Ids]:
+def read_ids(joined: Joined, place: Place, tally: Tally, wanted: Wanted | None = None) -> Iterator[Ids]:
     """The pairs of every usable row by their ids; judgements of 0 or less are dropped and counted."""
-    for row in joined.rows.rows(joined.roles.columns):
-        tally.rows += 1
+    for row in joined.rows.rows(joined.roles.columns, wanted):
+        tally.row += 1
+        if row is None:
+            continue
+        tally.begin()
         try:
             if isinstance(row, str):
                 raise Unusable(row)
@@ -116,7 +121,7 @@ def read_ids(joined: Joined, place: Place, tally: Tally) -> Iterator[Ids]:
         except Unusable as reason:
             tally.bad(str(reason))
             continue
-        yield from records
+        yield from (replace(record, row=tally.row) for record in records)
 
 
 def _ids(row: dict[str, Any], roles: Roles, place: Place, tally: Tally) -> Iterator[Ids]:
@@ -128,7 +133,7 @@ def _ids(row: dict[str, Any], roles: Roles, place: Place, tally: Tally) -> Itera
         yield _best_of(query, row, roles, place)
         return
     if place.shape == "beir" and number_of(roles.get("score", row), "score") <= 0:
-        tally.dropped["judged not relevant"] += 1
+        tally.drop("judged not relevant")
         return
     negatives = tuple(_id_list(roles.get("negative_ids", row)))
     positives = _id_list(roles.get("positive_ids", row))
@@ -179,7 +184,7 @@ def joined_texts(records: Iterable[Ids], joined: Joined, tally: Tally) -> Iterat
         passages, queries = _Wanted(Path(folder) / "passages"), _Wanted(Path(folder) / "queries")
         with spool.open("w", encoding="utf-8") as stream:
             for record in records:
-                stream.write(json.dumps([record.query, record.positive, record.negatives]) + "\n")
+                stream.write(json.dumps([record.row, record.query, record.positive, record.negatives]) + "\n")
                 passages.want([record.positive, *record.negatives])
                 if joined.queries is not None:
                     queries.want([record.query])
@@ -188,14 +193,15 @@ def joined_texts(records: Iterable[Ids], joined: Joined, tally: Tally) -> Iterat
             queries.fill(joined.queries, joined.queries_roles)
         with spool.open(encoding="utf-8") as stream:
             for line in stream:
-                query, positive, negatives = json.loads(line)
+                row, query, positive, negatives = json.loads(line)
+                tally.at(row)
                 asked = queries.text(query) if joined.queries is not None else query
                 answer = passages.text(positive)
                 if asked is None or answer is None:
-                    tally.dropped["query without a text" if asked is None else "passage without a text"] += 1
+                    tally.drop("query without a text" if asked is None else "passage without a text")
                     continue
                 texts = [text for one in negatives if (text := passages.text(one)) not in (None, asked, answer)]
-                yield Texts(Pair(asked, answer, tuple(dict.fromkeys(str(text) for text in texts))))
+                yield Texts(Pair(asked, answer, tuple(dict.fromkeys(str(text) for text in texts))), row)
         passages.close()
         queries.close()
 

@@ -102,5 +102,5 @@ def by_example(records: Iterable[Labelled], *, negatives: int, seed: str, tally:
         by_class.setdefault(record.label, []).append(record.text)
     classes: Mapping[str, list[str]] = by_class
     yield from draw_by_class(
-        classes, negatives=negatives, generator=random.Random(f"{seed}/examples"), dropped=tally.dropped
+        classes, negatives=negatives, generator=random.Random(f"{seed}/examples"), dropped=tally.now.dropped
     )

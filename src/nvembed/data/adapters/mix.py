@@ -120,8 +120,9 @@ def _state(reader: SourceReader, *, read: bool) -> SourceState:
             state.first = next(iter(islice(examples, 1)), None)
             for _ in examples:
                 pass
-            state.rows, state.examples = reader.tally.rows, reader.tally.out
-            dropped = {rule: number for rule, number in sorted(reader.tally.dropped.items()) if number}
+            counts = reader.tally.whole
+            state.rows, state.examples = counts.rows, counts.out
+            dropped = {rule: number for rule, number in sorted(counts.dropped.items()) if number}
             state.says += [f"{rule}: {number}" for rule, number in dropped.items()]
     except UserError as error:
         state.state, state.says = "failed", [str(error)]

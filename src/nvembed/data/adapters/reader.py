@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,10 +16,14 @@ from nvembed.data.adapters.labelling import LabelTexts, by_example, by_label_tex
 from nvembed.data.adapters.sampling import Seen, limit_of, rank
 from nvembed.data.adapters.shapes import Labelled, Texts, find_shape_roles, read_records
 from nvembed.data.adapters.tables import OpenTable, open_table
-from nvembed.data.adapters.tally import Tally
+from nvembed.data.adapters.tally import Counts, Tally
 from nvembed.data.example import SYMMETRIC, Example, Pair
 from nvembed.data.files import Unusable, texts_of
+from nvembed.data.rows import Wanted
 from nvembed.recipe import Data, Place, Source, Table
+
+NO_LIMIT = (1 << 64) - 1
+"""The rank that every record is within."""
 
 
 @dataclass
@@ -54,11 +59,14 @@ class SourceReader:
 
     Attributes:
         tally: what became of the rows, complete once `examples` is exhausted.
+        limit: the largest rank that the cap keeps; found by a pass over the rows unless it is set before.
     """
 
     def __init__(self, name: str, source: Source, data: Data) -> None:
         self.name, self.source, self.data = name, source, data
         self.tally = Tally()
+        self.limit: int | None = None
+        self.number_of_blocks = 0
         self._opened: Opened | None = None
         self._seed = f"{data.seed}/{name}"
 
@@ -76,17 +84,55 @@ class SourceReader:
         """The finished examples, in the order of the rows. Raises UserError if too many rows cannot be used."""
         opened = self.open()
         self.tally = Tally()
-        for pair in self._pairs(opened):
-            self.tally.out += 1
+        for _, pair in self._pairs(opened, None):
+            self.tally.now.out += 1
             yield self._example(pair)
-        self.tally.refuse_bad(opened.table, self.data.max_bad_rows)
-        if not self.tally.out:
-            dropped = ", ".join(f"{rule}: {number}" for rule, number in self.tally.dropped.items() if number)
-            raise opened.table.fail(f"gives no example out of {self.tally.rows} rows ({dropped or 'it has no rows'})")
+        counts = self.tally.whole
+        counts.refuse_bad(opened.table.fail, self.data.max_bad_rows)
+        counts.refuse_nothing(opened.table.fail)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether its rows can be read in blocks, each by itself; drawing by class needs all of them."""
+        return self.open().place.shape not in ("labelled", "sets")
+
+    def blocks(self, block_rows: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[Example]]]:
+        """Examples by block: its number and what its `block_rows` rows give, equal ones not yet told apart.
+
+        Blocks come in their order, those that `wanted` leaves out do not come at all. Of a source that is not
+        `divisible` a block is so many examples. `tally` then holds the counts of each block, complete when it comes,
+        and `number_of_blocks` how many there are.
+        """
+        opened, held, given = self.open(), dict[int, list[Example]](), set[int]()
+        self.tally = Tally(block_rows if self.divisible else None)
+        rows = (lambda row: wanted((row - 1) // block_rows)) if self.divisible else None
+
+        def ended(before: float) -> Iterator[tuple[int, list[Example]]]:
+            known = {*held, *(self.tally.blocks if self.divisible else ())}
+            for number in sorted(known - given):
+                if number < before and wanted(number):
+                    given.add(number)
+                    yield number, held.pop(number, [])
+
+        for row, pair in self._pairs(opened, rows):
+            number = (row - 1) // block_rows
+            if number not in held and wanted(number):
+                yield from ended(number)
+                held[number] = []
+            self.tally.at(row)
+            self.tally.now.out += 1
+            if number in held:
+                held[number].append(self._example(pair))
+        yield from ended(math.inf)
+        self.number_of_blocks = -(-(self.tally.row if self.divisible else self.tally.whole.out) // block_rows)
 
     def lineage(self) -> dict[str, Any]:
         """What the manifest, MLflow and the model card say of the source. Complete once `examples` is exhausted."""
-        opened, tally = self.open(), self.tally
+        return self.lineage_of(self.tally.whole)
+
+    def lineage_of(self, tally: Counts) -> dict[str, Any]:
+        """The lineage with these counts."""
+        opened = self.open()
         return {
             "name": self.name,
             "stages": list(self.source.stages),
@@ -147,61 +193,74 @@ class SourceReader:
         roles = find_shape_roles(table, place, guessed=guessed)
         return Opened(place, table, roles, None, list(roles.notes))
 
-    def _pairs(self, opened: Opened) -> Iterator[Pair]:
+    def _pairs(self, opened: Opened, wanted: Wanted | None) -> Iterator[tuple[int, Pair]]:
+        """Pairs with the numbers of their rows; of labelled rows, with their own numbers."""
         place, joined = opened.place, opened.joined
         if joined is not None:
-            ids = self._capped(lambda tally: read_ids(joined, place, tally))
+            ids = self._capped(lambda tally, rows=None: read_ids(joined, place, tally, rows), wanted)
             yield from self._different(joined_texts(ids, joined, self.tally))
-            return
-        if place.shape not in ("labelled", "sets"):
-            kept = self._capped(lambda tally: cast("Iterator[Texts]", self._rows(opened, tally)))
-            yield from (record.pair for record in kept)
-            return
+        elif place.shape not in ("labelled", "sets"):
+            kept = self._capped(
+                lambda tally, rows=None: cast("Iterator[Texts]", self._rows(opened, tally, rows)), wanted
+            )
+            yield from ((record.row, record.pair) for record in kept)
+        else:
+            yield from enumerate(self._labelled_pairs(opened), 1)
+
+    def _labelled_pairs(self, opened: Opened) -> Iterator[Pair]:
         texts = LabelTexts(self.name, self.source)
         rule = self._label_rule()
         negatives, seed = self.data.example_negatives, self._seed
 
         def labelled(tally: Tally) -> Iterator[Labelled]:
-            return usable(cast("Iterator[Labelled]", self._rows(opened, tally)), texts, tally)
+            return usable(cast("Iterator[Labelled]", self._rows(opened, tally, None)), texts, tally)
 
         if rule == "example-based":
-            yield from by_example(self._capped(labelled), negatives=negatives, seed=seed, tally=self.tally)
+            yield from by_example(self._capped(labelled, None), negatives=negatives, seed=seed, tally=self.tally)
         else:
             classes = classes_of(labelled(Tally()), texts)
-            yield from by_label_text(self._capped(labelled), classes, texts, negatives=negatives, seed=seed)
+            yield from by_label_text(self._capped(labelled, None), classes, texts, negatives=negatives, seed=seed)
 
-    def _rows(self, opened: Opened, tally: Tally) -> Iterator[Labelled | Texts]:
-        return read_records(opened.table, opened.roles, opened.place, self.source, tally)
+    def _rows(self, opened: Opened, tally: Tally, wanted: Wanted | None) -> Iterator[Labelled | Texts]:
+        return read_records(opened.table, opened.roles, opened.place, self.source, tally, wanted)
 
-    def _capped(self, read: Any) -> Iterator[Any]:
-        """Records, each once, no more than the cap; two passes over the rows if there is one."""
-        cap, limit = self.source.cap, None
-        if cap is not None:
-            limit = limit_of((rank(self._seed, record.key) for record in read(Tally())), cap)
+    def _capped(self, read: Any, wanted: Wanted | None) -> Iterator[Any]:
+        """Records, no more than the cap; two passes over the rows if there is one.
+
+        Each comes once, unless some rows alone are wanted: equal ones may then stand in rows that others read.
+        """
+        limit = None
+        if self.source.cap is not None:
+            if self.limit is None:
+                ranks = (rank(self._seed, record.key) for record in read(Tally()))
+                self.limit = limit_of(ranks, self.source.cap)
+                self.limit = NO_LIMIT if self.limit is None else self.limit
+            limit = self.limit
         seen = Seen()
-        for record in read(self.tally):
-            number = rank(self._seed, record.key)
+        for record in read(self.tally) if wanted is None else read(self.tally, wanted):
+            number = rank(self._seed, record.key) if limit is not None or wanted is None else 0
             if limit is not None and number > limit:
-                self.tally.left_by_cap += 1
-            elif seen.add(number):
+                self.tally.now.left_by_cap += 1
+            elif wanted is not None or seen.add(number):
                 yield record
             else:
-                self.tally.dropped["exact duplicate"] += 1
+                self.tally.drop("exact duplicate")
 
-    def _different(self, records: Iterable[Texts]) -> Iterator[Pair]:
+    def _different(self, records: Iterable[Texts]) -> Iterator[tuple[int, Pair]]:
         """Pairs whose two texts are not the same."""
         for record in records:
             if record.pair.query == record.pair.positive:
-                self.tally.dropped["positive equal to its query"] += 1
+                self.tally.drop("positive equal to its query")
             else:
-                yield record.pair
+                yield record.row, record.pair
 
     def _label_rule(self) -> str:
         """The recipe's; a labelled fallback of an unlabelled source goes by what its task is."""
         given = self.data.label_rule or self.source.label_rule
         return given or ("label-text" if self.source.task_type == "classification" else "example-based")
 
-    def _labels_are_documents(self) -> bool:
+    @property
+    def labels_are_documents(self) -> bool:
         """Whether documents are labels' texts, which are of another kind than queries and take no instruction."""
         if self.open().place.shape in ("labelled", "sets"):
             return self._label_rule() == "label-text"
@@ -214,7 +273,7 @@ class SourceReader:
             instruction = self.data.instructions[source.task_type]
         documents = source.document_instruction
         if documents is None:
-            documents = instruction if source.task_type in SYMMETRIC and not self._labels_are_documents() else ""
+            documents = instruction if source.task_type in SYMMETRIC and not self.labels_are_documents else ""
         return Example.make(
             task=self.name,
             task_type=source.task_type,

@@ -12,6 +12,7 @@ from nvembed.data.adapters.tables import OpenTable
 from nvembed.data.adapters.tally import Tally
 from nvembed.data.example import Pair
 from nvembed.data.files import Unusable, texts_of
+from nvembed.data.rows import Wanted
 from nvembed.recipe import Place, Source
 
 DEFAULTS: Mapping[str, dict[str, str]] = {
@@ -46,9 +47,10 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """A pair with its texts."""
+    """A pair with its texts, and the number of its row."""
 
     pair: Pair
+    row: int = 0
 
     @property
     def key(self) -> str:
@@ -67,11 +69,14 @@ def find_shape_roles(table: OpenTable, place: Place, *, guessed: bool) -> Roles:
 
 
 def read_records(
-    table: OpenTable, roles: Roles, place: Place, source: Source, tally: Tally
+    table: OpenTable, roles: Roles, place: Place, source: Source, tally: Tally, wanted: Wanted | None = None
 ) -> Iterator[Labelled | Texts]:
     """The records of every usable row, in the files' order; `tally` counts rows, unusable ones and what rules drop."""
-    for row in table.rows(roles.columns):
-        tally.rows += 1
+    for row in table.rows(roles.columns, wanted):
+        tally.row += 1
+        if row is None:
+            continue
+        tally.begin()
         try:
             if isinstance(row, str):
                 raise Unusable(row)
@@ -105,9 +110,9 @@ def _pairs(row: Mapping[str, Any], roles: Roles, tally: Tally) -> Iterator[Texts
     kept = tuple(text for text in negatives if text not in positives and text not in queries)
     for query, positive in product(queries, positives):
         if query == positive:
-            tally.dropped["positive equal to its query"] += 1
+            tally.drop("positive equal to its query")
         else:
-            yield Texts(Pair(query, positive, kept))
+            yield Texts(Pair(query, positive, kept), tally.row)
 
 
 def _graded(row: Mapping[str, Any], roles: Roles, source: Source, tally: Tally) -> Iterator[Texts]:
@@ -116,13 +121,13 @@ def _graded(row: Mapping[str, Any], roles: Roles, source: Source, tally: Tally) 
     score = number_of(roles.get("score", row), "score")
     assert source.min_score is not None
     if score < source.min_score:
-        tally.dropped[f"score below {source.min_score:g}"] += 1
+        tally.drop(f"score below {source.min_score:g}")
     elif first == second:
-        tally.dropped["positive equal to its query"] += 1
+        tally.drop("positive equal to its query")
     else:
-        yield Texts(Pair(first, second))
+        yield Texts(Pair(first, second), tally.row)
         if source.both_directions:
-            yield Texts(Pair(second, first))
+            yield Texts(Pair(second, first), tally.row)
 
 
 def _set(row: Mapping[str, Any], roles: Roles, source: Source) -> Iterator[Labelled]:

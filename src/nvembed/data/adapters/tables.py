@@ -14,7 +14,7 @@ from nvembed.core.progress import Progress
 from nvembed.data.adapters.hub import download, find_on_hub, is_found
 from nvembed.data.adapters.mirror import find_in_mirror
 from nvembed.data.locations import file_kind, open_file, source_digest
-from nvembed.data.rows import read_rows
+from nvembed.data.rows import NOT_WANTED, Wanted, read_rows
 
 if TYPE_CHECKING:
     from nvembed.recipe import Data, Table
@@ -62,24 +62,32 @@ class OpenTable:
             raise self.fail("has no row that can be read in its first file")
         return rows
 
-    def rows(self, columns: set[str]) -> Iterator[dict[str, Any] | str]:
-        """Every row: its values, of Parquet the named columns alone, or the reason why it cannot be read."""
+    def rows(self, columns: set[str], wanted: Wanted | None = None) -> Iterator[dict[str, Any] | str | None]:
+        """Every row: its values, of Parquet the named columns alone, or the reason why it cannot be read.
+
+        None for a row that `wanted` (of the table's row numbers, from 1) leaves out.
+        """
         progress, number = Progress(f"reading {self.source}"), 0
         try:
             for file in self.files:
                 local = download(file, attempts=self.attempts) if is_found(file) else file
-                for _, row in self._read(local, columns):
+                before = number
+                inside = None if wanted is None else (lambda row, before=before: wanted(before + row))
+                for _, row in self._read(local, columns, inside):
                     number += 1
-                    progress.update(number)
-                    yield row
+                    if number % 1000 == 0:
+                        progress.update(number)
+                    yield None if row is NOT_WANTED else row
             progress.close()
         except UserError as error:
             raise self._named(error) from error
 
-    def _read(self, path: str, columns: set[str] | None) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    def _read(
+        self, path: str, columns: set[str] | None, wanted: Wanted | None = None
+    ) -> Iterator[tuple[int, dict[str, Any] | str]]:
         if columns is None:
             columns = set(_parquet_columns(path)) if file_kind(path) == "parquet" else set()
-        return read_rows(path, {}, columns, arrays=True)
+        return read_rows(path, {}, columns, arrays=True, wanted=wanted)
 
     def _named(self, error: UserError) -> UserError:
         said = str(error).removeprefix("data.path: ")
