@@ -13,6 +13,7 @@ from components.evaluate.component import evaluate
 from components.finalize_run.component import finalize_run
 from components.mine_hard_negatives.component import mine_hard_negatives
 from components.prepare_data.component import prepare_data
+from components.prepare_shard.component import prepare_shard
 from components.register_model.component import register_model
 from components.resolve_recipe.component import resolve_recipe
 from components.train.component import train
@@ -68,6 +69,16 @@ def evaluate_candidates(
     return dsl.Collected(judged.outputs["results"])
 
 
+# Likewise. The list has one item at least: an empty one would end the run.
+@dsl.pipeline(name="prepare-shards")
+def prepare_shards(shards: list, data: str, image: str, state_claim: str, config_map: str) -> List[Dataset]:
+    """Every shard of the data."""
+    with dsl.ParallelFor(items=shards, parallelism=4) as shard:
+        made = prepare_shard(data=data, shard=shard)
+        _place(made, image, state_claim, config_map)
+    return dsl.Collected(made.outputs["blocks"])
+
+
 @dsl.pipeline(name="nvembed", description="Train, judge and register an NV-Embed style text embedding model.")
 def nvembed_pipeline(
     recipe: str = "laptop",
@@ -89,7 +100,14 @@ def nvembed_pipeline(
     closing = _place(finalize_run(), *place, again=True)
     with dsl.ExitHandler(closing, name="run"):
         sections = _place(resolve_recipe(recipe=recipe, overrides=overrides), *place, again=True).outputs
-        prepared = _place(prepare_data(data=sections["data"]), *place).outputs
+        shards = prepare_shards(
+            shards=sections["shards"],
+            data=sections["data"],
+            image=image,
+            state_claim=state_claim,
+            config_map=config_map,
+        ).output
+        prepared = _place(prepare_data(data=sections["data"], shards=shards), *place).outputs
         mined = _place(
             mine_hard_negatives(
                 mining=sections["mining"], resources=sections["resources"], dataset=prepared["dataset"]

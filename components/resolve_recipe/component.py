@@ -23,6 +23,7 @@ def resolve_recipe(
         ("registration", str),
         ("resources", str),
         ("candidates", list),
+        ("shards", list),
     ],
 ):
     """Check a recipe, write the digests of its data and models into it, and open the run in MLflow.
@@ -32,7 +33,7 @@ def resolve_recipe(
         overrides: Changes to the recipe, `section.key=value`, one a line.
 
     Returns:
-        Each section as canonical JSON, and the names of the candidates to evaluate.
+        Each section as canonical JSON, the names of the candidates to evaluate, and the shards to prepare.
     """
     import json
     from collections import namedtuple
@@ -43,4 +44,5 @@ def resolve_recipe(
     candidates = json.loads(sections["evaluation"])["candidates"]
     fields = ["model", "data", "mining", "stage1", "stage2", "evaluation", "registration", "resources"]
     values = [sections[name] for name in fields]
-    return namedtuple("Sections", [*fields, "candidates"])(*values, candidates)
+    shards = json.loads(sections["shards"])
+    return namedtuple("Sections", [*fields, "candidates", "shards"])(*values, candidates, shards)

@@ -24,8 +24,15 @@ def _folder(name: str, help_text: str, *, required: bool = True) -> Callable[...
 @recipe_options
 @_folder("--out", "Folder for the training examples.")
 @_folder("--eval-out", "Folder for the held-out sets.")
-def prepare(recipe: str, overrides: tuple[str, ...], out: Path, eval_out: Path) -> None:
-    """Read, split and report the data."""
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Shards of a mix, made one after another; what comes out is the same.",
+)
+def prepare(recipe: str, overrides: tuple[str, ...], out: Path, eval_out: Path, shards: int) -> None:
+    """Read, split and report the data. Of a mix, blocks that an earlier attempt finished are kept."""
     from nvembed import data
 
     checked = read_recipe(recipe, overrides)
@@ -33,7 +40,7 @@ def prepare(recipe: str, overrides: tuple[str, ...], out: Path, eval_out: Path) 
     data.check_source(checked.data)
     from nvembed.steps import prepare_data
 
-    prepare_data(section_json(checked.data), str(out), str(eval_out))
+    prepare_data(section_json(checked.data), str(out), str(eval_out), shards=shards)
     _done(out, eval_out)
 
 

@@ -84,15 +84,17 @@ def plan_shards(data: Data, shards: int) -> list[Shard]:
     return [tuple(sorted(held, key=lambda s: (s.source, s.index))) for _, _, held in sorted(bins, key=lambda b: b[1])]
 
 
-def shard_json(shard: Shard) -> str:
-    """A shard as the pipeline hands it on."""
-    return canonical_json([asdict(one) for one in shard])
+def shard_json(number: int, shard: Shard) -> str:
+    """A shard and its number in the plan, as the pipeline hands it on."""
+    return canonical_json({"number": number, "slices": [asdict(one) for one in shard]})
 
 
-def shard_from_json(text: str) -> Shard:
-    """A shard back from `shard_json`. Raises UserError if it is none."""
+def shard_from_json(text: str) -> tuple[int, Shard]:
+    """Number and shard back from `shard_json`. Raises UserError if it is none."""
     try:
-        return tuple(Slice(str(one["source"]), int(one["index"]), int(one["of"])) for one in json.loads(text))
+        tree = json.loads(text)
+        slices = tuple(Slice(str(one["source"]), int(one["index"]), int(one["of"])) for one in tree["slices"])
+        return int(tree["number"]), slices
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"shard {text[:60]!r}: not a list of slices ({error}); plan the shards anew") from error
 

@@ -146,6 +146,13 @@ class Data(Mix):
     limit: Positive | None = Field(None, description="use at most so many pairs, sampled")
     seed: int = 17
 
+    @property
+    def holds_out_dev(self) -> bool:
+        """Whether there are dev queries."""
+        if self.source == "mix":
+            return self.dev_queries > 0
+        return bool(self.dev_fraction and "retrieval" in self.task_types)
+
     @model_validator(mode="after")
     def _a_path_means_a_file(self) -> Data:
         if self.path is not None and self.source != "file":
@@ -277,6 +284,7 @@ class Resources(Section):
     accelerator: str = "nvidia.com/gpu"
     accelerators: Annotated[int, Field(ge=0)] = 0
     storage: str = "20Gi"
+    prepare_shards: Positive = Field(1, description="tasks among which the sources of a mix are divided")
 
 
 class Recipe(Section):
@@ -305,8 +313,11 @@ class Recipe(Section):
                 raise ValueError(f"{name} has neither negatives nor in_batch.enabled: there is nothing to learn from")
             if stage.distillation.weight and not self.mining.enabled:
                 raise ValueError(f"{name}.distillation.weight is above 0, but mining, whose teacher scores, is off")
-            if stage.dev_check.every and not (self.data.dev_fraction and "retrieval" in self.data.task_types):
+            if stage.dev_check.every and not self.data.holds_out_dev:
                 raise ValueError(f"{name}.dev_check.every is above 0, but the data holds out no dev queries")
+        if self.data.source == "mix" and "splits" not in self.evaluation.model_fields_set:
+            # a mix holds out dev queries and no test: the benchmarks are its test
+            object.__setattr__(self, "evaluation", self.evaluation.model_copy(update={"splits": ["dev"]}))
         for number, stage in ((1, self.stage1), (2, self.stage2)):
             for name, source in self.data.sources.items():
                 if number in source.stages and source.task_type not in stage.task_types:

@@ -54,7 +54,9 @@ def _check_what_is_measured(recipe: Recipe) -> None:
     splits, candidates = recipe.evaluation.splits, recipe.evaluation.candidates
     if not splits:
         raise UserError("evaluation.splits is empty: nothing would be measured; give [test] or [dev, test]")
-    if "dev" in splits and not recipe.data.dev_fraction:
+    if recipe.data.source == "mix":
+        _check_what_a_mix_measures(recipe)
+    elif "dev" in splits and not recipe.data.dev_fraction:
         raise UserError(
             "evaluation.splits names dev, but data.dev_fraction is 0; raise it or set evaluation.splits=[test]"
         )
@@ -64,12 +66,21 @@ def _check_what_is_measured(recipe: Recipe) -> None:
             "which is the model that is registered"
         )
     measured = [task for task in MEASURED if task in recipe.data.task_types]
-    tasks = ["retrieval"] if recipe.data.source == "file" else measured
+    tasks = ["retrieval"] if recipe.data.source in ("file", "mix") else measured
     if recipe.registration.gate_task not in tasks:
         raise UserError(
             f"registration.gate_task is {recipe.registration.gate_task!r}, but this data gives the tasks "
             f"{', '.join(tasks) or 'none'}; name one of these, or add it to data.task_types"
         )
+
+
+def _check_what_a_mix_measures(recipe: Recipe) -> None:
+    if "test" in recipe.evaluation.splits:
+        raise UserError("evaluation.splits names test, but a mix holds out dev queries alone; give [dev]")
+    if not recipe.data.dev_queries:
+        raise UserError("data.dev_queries is 0: nothing would be measured on this mix; give some, 50 say")
+    if not any(source.task_type == "retrieval" for source in recipe.data.sources.values()):
+        raise UserError("data.sources: no source is of task_type retrieval, so there are no dev queries to hold out")
 
 
 def _check_device(recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nvembed.core.artifacts import read_manifest
@@ -9,13 +10,35 @@ from nvembed.recipe import Data, Mining, Model, Resources, Stage, section_from_j
 from nvembed.steps.task import copy_report, task
 
 
-def prepare_data(data: str, dataset: str, eval_sets: str, report: str | None = None) -> None:
-    """Sources become training examples (`dataset`) and held-out sets (`eval_sets`)."""
+def prepare_shard(data: str, shard: str, blocks: str) -> None:
+    """The blocks of one shard of a mix; what is no mix has one shard with nothing in it."""
+    from nvembed.data.shards import shard_from_json, write_shard
+
+    section = section_from_json(Data, data)
+    number, slices = shard_from_json(shard)
+    with task(f"prepare_shard_{number}" if slices else "prepare_shard"):
+        write_shard(section, slices, Path(blocks))
+
+
+def prepare_data(
+    data: str,
+    dataset: str,
+    eval_sets: str,
+    report: str | None = None,
+    prepared: Sequence[str] = (),
+    *,
+    shards: int = 1,
+) -> None:
+    """Sources become training examples (`dataset`) and held-out sets (`eval_sets`).
+
+    `prepared` are the folders of a mix's shards; without them so many `shards` are made here, one after another.
+    """
     from nvembed.data import prepare
 
     section = section_from_json(Data, data)
     with task("prepare_data", section.model_dump(mode="json")) as run:
-        prepare(section, Path(dataset), Path(eval_sets))
+        folders = [Path(folder) for folder in prepared]
+        prepare(section, Path(dataset), Path(eval_sets), shards=shards, prepared=folders)
         for name, folder in (("train", dataset), ("eval", eval_sets)):
             run.log_dataset(name, read_manifest(folder))
         run.log_folder(Path(dataset))

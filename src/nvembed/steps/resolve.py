@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nvembed import tracking
+from nvembed.core.digests import canonical_json
 from nvembed.recipe import load_recipe, section_json
 from nvembed.recipe.schema import SECTIONS
 from nvembed.steps.door import check_recipe
@@ -10,7 +11,7 @@ from nvembed.steps.task import task
 
 
 def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
-    """Sections by name, each as canonical JSON, for the tasks that follow.
+    """Sections by name, each as canonical JSON, for the tasks that follow; `shards` is a JSON list of their texts.
 
     Args:
         recipe: a preset's name or a recipe's whole text.
@@ -18,8 +19,12 @@ def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
 
     The only task that creates the run's parent in MLflow; all others find it.
     """
+    from nvembed.data.shards import plan_shards, shard_json
+
     with task("resolve_recipe"):
         lines = [line for line in overrides.splitlines() if line.strip()]
         resolved = check_recipe(load_recipe(recipe, lines))
         tracking.open_parent(tracking.pipeline_run_id(), resolved, overrides=lines)
-        return {name: section_json(getattr(resolved, name)) for name in SECTIONS}
+        shards = plan_shards(resolved.data, resolved.resources.prepare_shards)
+        planned = [shard_json(number, shard) for number, shard in enumerate(shards)]
+        return {name: section_json(getattr(resolved, name)) for name in SECTIONS} | {"shards": canonical_json(planned)}

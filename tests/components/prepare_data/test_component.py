@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kfp import dsl
 from pipeline_harness import run_component
 
 from components.prepare_data.component import prepare_data
@@ -11,8 +12,15 @@ from nvembed.core.artifacts import read_manifest
 from nvembed.data import read_examples
 
 
+def one_shard(folder: Path) -> dict[str, tuple[type[dsl.Artifact], list[Path]]]:
+    """What is no mix has one shard with nothing in it."""
+    shard = folder / "shard"
+    shard.mkdir(exist_ok=True)
+    return {"shards": (dsl.Dataset, [shard])}
+
+
 def test_writes_examples_held_out_sets_and_a_report(tmp_path: Path, sections: dict[str, str]) -> None:
-    folder = run_component(prepare_data, tmp_path, data=sections["data"])
+    folder = run_component(prepare_data, tmp_path, lists=one_shard(tmp_path), data=sections["data"])
 
     manifest = read_manifest(folder / "dataset", kind="dataset", verify=True)
     assert manifest.licenses
@@ -22,7 +30,10 @@ def test_writes_examples_held_out_sets_and_a_report(tmp_path: Path, sections: di
 
 
 def test_the_same_section_gives_the_same_bytes(tmp_path: Path, sections: dict[str, str]) -> None:
-    first, second = (run_component(prepare_data, tmp_path / name, data=sections["data"]) for name in ("a", "b"))
+    first, second = (
+        run_component(prepare_data, tmp_path / name, lists=one_shard(tmp_path), data=sections["data"])
+        for name in ("a", "b")
+    )
 
     for output in ("dataset", "eval_sets"):
         assert read_manifest(first / output).content == read_manifest(second / output).content

@@ -22,6 +22,7 @@ def test_hands_on_every_section_as_canonical_json_with_the_sources_digest(tmp_pa
     assert len(json.loads(sections["data"])["digest"]) == 64
     assert json.loads(sections["model"])["digest"]
     assert sections["stage1"] == json.dumps(json.loads(sections["stage1"]), sort_keys=True, separators=(",", ":"))
+    assert sections["shards"] == ['{"number":0,"slices":[]}']
     assert sections["candidates"] == ["bm25", "base", "stage1", "stage2"]
 
 
