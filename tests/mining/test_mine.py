@@ -14,6 +14,7 @@ from nvembed.core.artifacts import read_manifest, write_manifest
 from nvembed.core.digests import digest_folder
 from nvembed.core.errors import UserError
 from nvembed.data import Example, read_corpus, read_examples, write_corpus, write_examples
+from nvembed.data.store import corpus_schema, document_id, write_table
 from nvembed.mining import mine
 from nvembed.mining.rules import normalise
 from nvembed.modeling import NVEmbedModel
@@ -269,3 +270,28 @@ def test_a_teacher_that_is_not_there_is_refused_and_leaves_nothing(plain: Path, 
     with pytest.raises(UserError, match="no-such"):
         run(plain, tmp_path / "out", teacher={"backbone": "package:no_such_teacher"})
     assert list(tmp_path.glob("*out*")) == []
+
+
+def test_in_a_mix_negatives_come_of_the_querys_own_source_or_of_its_pool(tmp_path: Path) -> None:
+    pool_of = {"one": "one", "two": "shared", "three": "shared"}
+    texts = {source: TEXTS[start::3] for start, source in enumerate(pool_of)}
+    examples = [
+        replace(example(f"How to {text.lower()}?", text), source=source) for source in pool_of for text in texts[source]
+    ]
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    write_examples(folder, examples)
+    rows = [
+        {"id": document_id(text), "text": text, "pool": pool_of[source]} for source in pool_of for text in texts[source]
+    ]
+    (folder / "corpus").mkdir()
+    write_table(folder / "corpus" / "part-00000.parquet", rows, corpus_schema())
+    sources = {"one": {}, "two": {"pool": "shared"}, "three": {"pool": "shared"}}
+    write_manifest(folder, kind="dataset", section={"source": "mix", "sources": sources})
+
+    mined = read_examples(run(folder, tmp_path / "out", method="naive", depth=20))
+
+    assert [one.query for one in mined] == [one.query for one in examples]
+    found = {source: {t for one in mined if one.source == source for t in one.negatives} for source in pool_of}
+    assert found["one"] and found["one"] <= set(texts["one"])
+    assert found["two"] <= {*texts["two"], *texts["three"]} and found["two"] & set(texts["three"])

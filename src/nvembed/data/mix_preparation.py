@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import output_folder, read_manifest, write_manifest
 from nvembed.core.digests import digest_json
+from nvembed.core.errors import UserError
 from nvembed.core.progress import note, track
 from nvembed.data.adapters.mix import left_out
 from nvembed.data.merging import Merged, gather, merge
@@ -25,15 +26,7 @@ def prepare_mix(
 ) -> None:
     """`nvembed.data.prepare` for a mix."""
     _say_what_is_left_out(data)
-    places: list[tuple[str, Path]] = []
-    for folder in prepared:
-        checked = read_manifest(folder, kind="shard").extra["decontamination"]
-        places += [(part.name, part) for part in sorted(Path(folder).iterdir()) if part.is_dir()]
-    if not prepared:
-        cleaner = decontaminator(data)
-        checked = cleaner.checked_against() if cleaner else {}
-        for shard in track(plan_shards(data, shards), "preparing shards"):
-            places += prepare_shard(data, shard, cleaner).items()
+    places, checked = _taken(prepared) if prepared else _made(data, shards)
     gathered = gather(data, places)
     digests = {blocks.name: str(blocks.about["digest"]) for blocks in gathered}
     check_digest(data, digest_json(digests))
@@ -46,6 +39,28 @@ def prepare_mix(
         write_mix_report(dataset, data, merged, about)
         _write_manifests(data, merged, about, digests, dataset, eval_sets)
     _say(merged, about)
+
+
+def _made(data: Data, shards: int) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
+    """Shards made here, one after another: where the blocks of each source are, and what they were checked against."""
+    cleaner = decontaminator(data)
+    places = []
+    for shard in track(plan_shards(data, shards), "preparing shards"):
+        places += prepare_shard(data, shard, cleaner).items()
+    return places, cleaner.checked_against() if cleaner else {}
+
+
+def _taken(prepared: Sequence[Path]) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
+    """Shards that others made, likewise. Raises UserError if they were not checked against the same texts."""
+    places, checked = [], []
+    for folder in prepared:
+        manifest = read_manifest(folder, kind="shard")
+        if manifest.counts["slices"]:
+            checked.append(manifest.extra["decontamination"])
+        places += [(part.name, part) for part in sorted(Path(folder).iterdir()) if part.is_dir()]
+    if any(one != checked[0] for one in checked):
+        raise UserError("the shards were checked against different evaluation texts; prepare all of them again")
+    return places, dict(checked[0]) if checked else {}
 
 
 def _about(data: Data, merged: Merged, checked: Mapping[str, Any]) -> dict[str, Any]:

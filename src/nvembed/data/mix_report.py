@@ -94,7 +94,9 @@ def _dropped(
     checked = about["decontamination"]["checked_against"]
     document.heading("Evaluation texts")
     if not checked:
-        document.paragraph("Training was not checked against any evaluation task (data.decontamination.tasks is empty).")
+        document.paragraph(
+            "Training was not checked against any evaluation task (data.decontamination.tasks is empty)."
+        )
     else:
         texts = sum(one["texts"] for one in checked.values())
         document.paragraph(
@@ -161,9 +163,7 @@ def _range(numbers: np.ndarray | None) -> str:
     return f"{middle} [{low}, {high}{' and more' if high >= LONGEST else ''}]"
 
 
-def _draw(
-    file: Path, lineage: Sequence[Mapping[str, Any]], lengths: Mapping[tuple[str, str], np.ndarray]
-) -> None:
+def _draw(file: Path, lineage: Sequence[Mapping[str, Any]], lengths: Mapping[tuple[str, str], np.ndarray]) -> None:
     """Two panels, a line for each source, the largest first within its kind of task."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 _FEW_PASSAGES = 20
 
 
-def prepare(
-    data: Data, dataset_out: Path, eval_out: Path, *, shards: int = 1, prepared: Sequence[Path] = ()
-) -> None:
+def prepare(data: Data, dataset_out: Path, eval_out: Path, *, shards: int = 1, prepared: Sequence[Path] = ()) -> None:
     """Write the training dataset and the eval sets of a recipe's `data` section.
 
     Args:

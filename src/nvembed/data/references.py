@@ -66,7 +66,9 @@ def _tasks(names: Iterable[str]) -> list[Any]:
             try:
                 tasks = [mteb.get_task(name)]
             except KeyError:
-                known = sorted(mteb.get_tasks(exclude_aggregate=False, exclude_superseded=False).to_dataframe(["name"])["name"])
+                known = sorted(
+                    mteb.get_tasks(exclude_aggregate=False, exclude_superseded=False).to_dataframe(["name"])["name"]
+                )
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
                 mend = f"did you mean {near[0]!r}?" if near else "see mteb's list of tasks and benchmarks"
                 raise UserError(

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 Row = tuple[int, dict[str, Any] | str]
 """Line (of a Parquet file: row) counted from 1, and its values or the reason why it is unusable."""
 Wanted = Callable[[int], bool]
-"""Whether the n-th row, counted from 1, is wanted. Where two rows less than `_PARQUET_BATCH` apart are not, no row
-between them is."""
+"""Whether the n-th row, counted from 1, is wanted."""
 NOT_WANTED = "not wanted"
 
 NOT_UTF8 = "not UTF-8"
@@ -165,7 +164,7 @@ def _read_parquet(
     columns = [name for name in names if name in {*required.values(), *optional}]
     number = 0
     for batch in _batches(file, path, columns):
-        if wanted is not None and not wanted(number + 1) and not wanted(number + batch.num_rows):
+        if wanted is not None and not any(wanted(number + place) for place in range(1, batch.num_rows + 1)):
             yield from ((number + place, NOT_WANTED) for place in range(1, batch.num_rows + 1))
             number += batch.num_rows
             continue

@@ -234,9 +234,7 @@ def dropped_table(dropped: Sequence[Dropped]) -> pa.Table:
     """What was dropped, a row a text."""
     import pyarrow as pa
 
-    schema = pa.schema(
-        [(f.name, pa.float64() if f.name == "similarity" else pa.string()) for f in fields(Dropped)]
-    )
+    schema = pa.schema([(f.name, pa.float64() if f.name == "similarity" else pa.string()) for f in fields(Dropped)])
     return pa.Table.from_pylist([asdict(one) for one in dropped], schema=schema)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from nvembed.core.artifacts import Manifest, output_folder, read_manifest, write_manifest
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
-from nvembed.data import Example, read_corpus, read_examples, write_examples
+from nvembed.data import Example, read_examples, write_examples
+from nvembed.data.store import read_pools
 from nvembed.mining.report import write_report
 from nvembed.mining.result import MinedRow, Tally, count_short
 from nvembed.mining.rules import choose, score_ceiling
@@ -22,6 +23,7 @@ from nvembed.mining.search import pair_scores, top_k
 from nvembed.mining.texts import Texts
 
 if TYPE_CHECKING:
+    from nvembed.modeling import NVEmbedModel
     from nvembed.recipe import Mining, Resources
 
 ROW_BLOCK = 4096
@@ -41,15 +43,19 @@ def mine(mining: Mining, resources: Resources, dataset: Path, out: Path) -> None
     dataset, out = Path(dataset), Path(out)
     source = read_manifest(dataset, kind="dataset")
     examples = read_examples(dataset)
-    corpus = read_corpus(dataset)
-    places = [place for place, example in enumerate(examples) if example.task_type == "retrieval"]
-    tally = Tally(corpus=len(corpus))
+    pools = read_pools(dataset)
+    tally = Tally(corpus=sum(map(len, pools.values())))
     mined: dict[int, MinedRow] = {}
-    if mining.enabled and places:
-        if not corpus:
+    wanted = _places_by_pool(source, examples)
+    if mining.enabled and wanted:
+        if any(pool not in pools for pool in wanted):
             raise UserError(f"{dataset}: has no corpus to mine; make the dataset anew, or set mining.enabled=false")
-        rows = _mine_rows(mining, resources, [examples[place] for place in places], corpus, tally)
-        mined = dict(zip(places, rows, strict=True))
+        teacher = _teacher(mining, resources)
+        for pool, places in wanted.items():
+            chosen = [examples[place] for place in places]
+            rows = _mine_rows(mining, resources, teacher, chosen, pools[pool], tally)
+            mined |= dict(zip(places, rows, strict=True))
+        mined = dict(sorted(mined.items()))
     _say_what_falls_short(mining, list(mined.values()), tally)
     with output_folder(out) as folder:
         _write_rows(folder, examples, mined)
@@ -58,15 +64,31 @@ def mine(mining: Mining, resources: Resources, dataset: Path, out: Path) -> None
         _write_manifest(folder, mining, source, examples, list(mined.values()), tally)
 
 
+def _places_by_pool(source: Manifest, examples: Sequence[Example]) -> dict[str, list[int]]:
+    """Pool → rows to mine. In a mix a query's negatives come of its own source's passages, or of its pool's."""
+    sources = source.section.get("sources") or {}
+    places: dict[str, list[int]] = {}
+    for place, example in enumerate(examples):
+        if example.task_type == "retrieval":
+            pool = (sources[example.source].get("pool") or example.source) if example.source in sources else ""
+            places.setdefault(pool, []).append(place)
+    return dict(sorted(places.items()))
+
+
 def _mine_rows(
-    mining: Mining, resources: Resources, examples: list[Example], corpus: dict[str, str], tally: Tally
+    mining: Mining,
+    resources: Resources,
+    teacher: NVEmbedModel,
+    examples: list[Example],
+    corpus: dict[str, str],
+    tally: Tally,
 ) -> list[MinedRow]:
     texts = Texts(examples, corpus)
-    query_vectors, document_vectors = _embed(mining, resources, texts, tally)
+    query_vectors, document_vectors = _embed(mining, teacher, texts, tally)
     near, scores = top_k(query_vectors, document_vectors[: texts.corpus_size], mining.depth, device=_device(resources))
     smallest = texts.smallest_positive_scores(query_vectors, document_vectors)
     ceilings = score_ceiling(mining.method, mining.threshold, smallest)
-    tally.depth = near.shape[1]
+    tally.depth = max(tally.depth, near.shape[1])
     mined: list[MinedRow] = []
     for start in range(0, len(examples), ROW_BLOCK):
         rows = range(start, min(start + ROW_BLOCK, len(examples)))
@@ -103,13 +125,12 @@ def _mine_rows(
     return mined
 
 
-def _embed(mining: Mining, resources: Resources, texts: Texts, tally: Tally) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's vectors of queries and documents, (q, dim) and (n, dim); it reads them as its own card says."""
-    from nvembed.encoding import encode_cached
+def _teacher(mining: Mining, resources: Resources) -> NVEmbedModel:
+    """The teacher, which reads texts as its own card says."""
     from nvembed.modeling import NVEmbedModel
 
     teacher = mining.teacher
-    model = NVEmbedModel.from_card(
+    return NVEmbedModel.from_card(
         teacher.backbone,
         revision=teacher.revision,
         pooling=teacher.pooling,
@@ -117,6 +138,13 @@ def _embed(mining: Mining, resources: Resources, texts: Texts, tally: Tally) -> 
         trust_remote_code=teacher.trust_remote_code,
         device=_device(resources),
     )
+
+
+def _embed(mining: Mining, model: NVEmbedModel, texts: Texts, tally: Tally) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's vectors of queries and documents, (q, dim) and (n, dim)."""
+    from nvembed.encoding import encode_cached
+
+    teacher = mining.teacher
     tally.teacher = model.fingerprint()
     vectors = [
         encode_cached(model, [prefix + text for text in rows], batch_tokens=mining.batch_tokens, label=label)

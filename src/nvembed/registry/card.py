@@ -21,13 +21,15 @@ def model_card(model: Model, dim: int, card: Mapping[str, Any]) -> str:
         model: the model section. dim: width of a vector.
         card: `name`; `licenses` (data source → licence); `table` (Markdown of scores with intervals); `verdict`
             (sentences); `instructions` (task type → sentence); `sections` (recipe sections by name); `lineage` (what
-            made it, by name); `counts` (training examples by kind). What is missing is left out.
+            made it, by name); `counts` (training examples by kind); `sources` (lineage of each source of a mix);
+            `checked_against` (evaluation task → texts of it that training was checked against). What is missing is
+            left out.
     """
     parts = [
         _front_matter(model, card),
         f"# {card.get('name') or 'nvembed model'}",
         _what(model, dim),
-        _data(card.get("licenses") or {}, card.get("counts") or {}),
+        _data(card),
         _scores(card.get("table"), card.get("verdict") or []),
         _use(model, card),
         _limits(model),
@@ -69,7 +71,7 @@ def _front_matter(model: Model, card: Mapping[str, Any]) -> str:
     if ":" not in model.backbone and model.backbone.count("/") == 1 and not model.backbone.startswith((".", "/", "~")):
         front["base_model"] = model.backbone
     if card.get("licenses"):
-        front["datasets"] = sorted(card["licenses"])
+        front["datasets"] = sorted({_hub_id(one) for one in card.get("sources") or ()} or card["licenses"])
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---"
 
 
@@ -88,13 +90,43 @@ def _what(model: Model, dim: int) -> str:
     )
 
 
-def _data(licenses: Mapping[str, str], counts: Mapping[str, int]) -> str:
+def _hub_id(source: Mapping[str, Any]) -> str:
+    """The dataset a source was read from, without revision and split."""
+    return str(source["place"]).partition("@")[0].partition(" ")[0]
+
+
+def _data(card: Mapping[str, Any]) -> str:
+    licenses, counts = card.get("licenses") or {}, card.get("counts") or {}
     if not licenses:
         return ""
     rows = "\n".join(f"| {source} | {licence} |" for source, licence in sorted(licenses.items()))
+    head = "| source | licence |\n|---|---|"
+    if sources := card.get("sources"):
+        head = "| source | read from | licence | rows | left by the cap | dropped | examples |\n|---|---|---|--:|--:|--:|--:|"
+        rows = "\n".join(map(_source_row, sources))
     told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
     licence = "The weights are a work derived from the backbone, whose own licence holds; heed those of the data too."
-    return f"## Data\n\n| source | licence |\n|---|---|\n{rows}\n\n{told + '. ' if told else ''}{licence}"
+    return f"## Data\n\n{head}\n{rows}\n\n{told + '. ' if told else ''}{licence}{_checked(card)}"
+
+
+def _source_row(source: Mapping[str, Any]) -> str:
+    dropped = sum(source["dropped"].values())
+    numbers = (source["rows"], source["left_by_cap"], dropped, source["examples"])
+    cells = [str(source["name"]), str(source["place"]), str(source["license"]), *(f"{n:,}" for n in numbers)]
+    return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |"
+
+
+def _checked(card: Mapping[str, Any]) -> str:
+    """What training was checked against, where that is known."""
+    if (checked := card.get("checked_against")) is None:
+        return ""
+    if not checked:
+        return "\n\nThe training texts were not checked against any evaluation task."
+    texts = sum(one["texts"] for one in checked.values())
+    return (
+        f"\n\nThe training texts were checked against {texts:,} texts of {len(checked)} evaluation tasks, and what they "
+        f"share was dropped: {', '.join(sorted(checked))}."
+    )
 
 
 def _scores(table: str | None, verdict: Sequence[str]) -> str:

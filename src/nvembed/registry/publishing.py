@@ -108,7 +108,7 @@ def _card(
     sections: dict[str, Any] = {}
     for task, manifest in manifests.items():
         licenses |= manifest.licenses
-        sections[task] = dict(manifest.section)
+        sections[task] = _shown(manifest.section)
     sections["training"] = dict(trained.section)
     data = manifests.get("prepare_data")
     return {
@@ -116,11 +116,19 @@ def _card(
         "licenses": licenses,
         "counts": {name: count for name, count in (data.counts if data else {}).items() if name.startswith("train_")},
         "instructions": dict(data.section.get("instructions") or {}) if data else {},
+        "sources": list(data.extra.get("sources") or []) if data else [],
+        "checked_against": (data.extra.get("decontamination") or {}).get("checked_against") if data else None,
         "table": table.read_text(encoding="utf-8") if table.is_file() else None,
         "verdict": list(verdict["verdict"].get("reasons", [])),
         "sections": sections,
         "lineage": {"pipeline run": run_id, "code": trained.code, "adapter": trained.content},
     }
+
+
+def _shown(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section as the card shows it: of a mix's sources, which the card lists by themselves, the names alone."""
+    names = {"sources": sorted(section["sources"])} if section.get("sources") else {}
+    return {**section, **names}
 
 
 def _lineage(trained: Manifest, verdict: Mapping[str, Any]) -> dict[str, str]:

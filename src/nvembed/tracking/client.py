@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
 from nvembed.tracking.store import artifact_location, sqlite_file, tracking_uri
 
@@ -84,11 +85,17 @@ def runs_of(mlflow: MlflowClient, run_id: str, experiments: list[str] | None = N
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Parameters by dotted name (`stage2.learning_rate`); lists as JSON; what is None is left out."""
+    """Parameters by dotted name (`stage2.learning_rate`); lists as JSON; what is None is left out.
+
+    A mix has a thousand keys that nobody compares one by one: each of its sources is one parameter, a digest of all that
+    the recipe says of it. The recipe itself is an artifact of the pipeline's run.
+    """
     flat: dict[str, str] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
+        if name == "sources" and isinstance(value, Mapping):
+            flat |= {f"{key}.{source}": digest_json(lines)[:16] for source, lines in value.items()}
+        elif isinstance(value, Mapping):
             flat |= flatten(value, f"{key}.")
         elif isinstance(value, str):
             flat[key] = value

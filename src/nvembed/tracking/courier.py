@@ -30,11 +30,13 @@ from nvembed.tracking.spool import Ledger, Spool
 from nvembed.tracking.store import check_server, tracking_uri
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
 PICTURES = (".png", ".svg", ".html", ".md", ".json", ".jsonl", ".yaml", ".csv", ".txt")
+_ABOUT_A_SOURCE = ("name", "digest", "place", "revision", "license", "license_on_card")
+_COUNTS_OF_A_SOURCE = ("rows", "unusable_rows", "left_by_cap", "dropped", "dropped_negatives", "examples")
 _LARGEST = 1 << 20  # bytes; what is bigger is no report
 
 
@@ -144,11 +146,16 @@ def readable_files(folder: Path) -> Iterator[Path]:
 def dataset_entry(name: str, manifest: Manifest) -> dict[str, Any]:
     """What is to be told of a dataset, in JSON values."""
     about = {"counts": dict(manifest.counts), "licenses": dict(manifest.licenses)}
+    if sources := manifest.extra.get("sources"):
+        about["sources"] = [{key: one.get(key) for key in (*_ABOUT_A_SOURCE, *_COUNTS_OF_A_SOURCE)} for one in sources]
     return {"what": "dataset", "name": name, "kind": manifest.kind, "digest": manifest.content, **about}
 
 
 def log_dataset(mlflow: MlflowClient, run: str, entry: dict[str, Any]) -> None:
-    """Name a dataset as a run's input: digest, counts, licences. Once is enough; again changes nothing."""
+    """Name a dataset as a run's input: digest, counts, licences; of a mix each source too.
+
+    Once is enough; again changes nothing.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
@@ -160,7 +167,24 @@ def log_dataset(mlflow: MlflowClient, run: str, entry: dict[str, Any]) -> None:
     )
     licences = ", ".join(sorted(set(entry["licenses"].values()))) or "none given"
     tags = [InputTag("mlflow.data.context", entry["name"]), InputTag("nvembed.licenses", licences[:500])]
-    mlflow.log_inputs(run, datasets=[DatasetInput(dataset, tags)])
+    mlflow.log_inputs(run, datasets=[DatasetInput(dataset, tags), *map(_source_input, entry.get("sources") or ())])
+
+
+def _source_input(source: dict[str, Any]) -> DatasetInput:
+    """A source of a mix: where it lies, its revision, what came of its rows."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=source["name"],
+        digest=source["digest"][:36],
+        source_type="nvembed",
+        source=json.dumps({"place": source["place"], "revision": source["revision"]}),
+        profile=json.dumps({key: source[key] for key in _COUNTS_OF_A_SOURCE}, ensure_ascii=False),
+    )
+    return DatasetInput(
+        dataset,
+        [InputTag("mlflow.data.context", "source"), InputTag("nvembed.licenses", str(source["license"])[:500])],
+    )
 
 
 def close_forgotten(mlflow: MlflowClient, run: Run, status: str) -> None:
