@@ -4,9 +4,10 @@
 
 Pairs of Python's documentation's words are generated into Parquet files of three sources: one with a cap, one in BEIR's
 form, which is joined, one with some pairs twice and some evaluation texts planted. Then, each in a process of its own:
-`one shard`; `seven shards`, in another state folder; `killed`, which is ended with SIGKILL when about half of the blocks
-are there and started again. All must give the same digest. Memory is the largest resident set that the operating system
-saw, without what the process held after its imports beside it. Linux only. Disk: about four times the generated text.
+`one shard`; `seven shards`, in another state folder; `killed`, which is ended with SIGKILL when about half of the
+blocks are there, and started again. All must give the same digest. Memory is the largest resident set that the
+operating system saw; what the process held after its imports stands beside it. Linux only. Disk: about four times the
+generated Parquet.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def generate(folder: Path, pairs: int) -> None:
 
 
 def _texts(random: np.random.Generator, words: np.ndarray, rows: int, length: int) -> list[str]:
-    # words are as unequally frequent as in real text
-    ranks = np.minimum(random.zipf(1.3, rows * length) - 1, len(words) - 1)
+    # words are as unequally frequent as in real text: the n-th with a share of about 1/n
+    ranks = (len(words) ** random.random(rows * length)).astype(np.int64) - 1
     drawn = words[ranks].reshape(rows, length).tolist()
     return [f"{' '.join(row)} {place}" for row, place in zip(drawn, random.integers(0, 1 << 40, rows), strict=True)]
 
@@ -114,7 +115,7 @@ def _parquet(file: Path, columns: dict[str, list[Any]]) -> None:
     pq.write_table(pa.table(columns), file, compression="zstd", row_group_size=50_000)
 
 
-def section(folder: Path, pairs: int | None = None) -> Data:
+def section(folder: Path) -> Data:
     """The mix."""
     rows = {
         name: sum(pq.read_metadata(f).num_rows for f in (folder / "hub/made" / name / "default").iterdir())

@@ -102,7 +102,9 @@ def _data(card: Mapping[str, Any]) -> str:
     rows = "\n".join(f"| {source} | {licence} |" for source, licence in sorted(licenses.items()))
     head = "| source | licence |\n|---|---|"
     if sources := card.get("sources"):
-        head = "| source | read from | licence | rows | left by the cap | dropped | examples |\n|---|---|---|--:|--:|--:|--:|"
+        head = (
+            "| source | read from | licence | rows | left by the cap | dropped | examples |\n|---|---|---|" + "--:|" * 4
+        )
         rows = "\n".join(map(_source_row, sources))
     told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
     licence = "The weights are a work derived from the backbone, whose own licence holds; heed those of the data too."
@@ -124,8 +126,8 @@ def _checked(card: Mapping[str, Any]) -> str:
         return "\n\nThe training texts were not checked against any evaluation task."
     texts = sum(one["texts"] for one in checked.values())
     return (
-        f"\n\nThe training texts were checked against {texts:,} texts of {len(checked)} evaluation tasks, and what they "
-        f"share was dropped: {', '.join(sorted(checked))}."
+        f"\n\nThe training texts were checked against {texts:,} texts of {len(checked)} evaluation tasks, and what "
+        f"they share was dropped: {', '.join(sorted(checked))}."
     )
 
 

@@ -87,8 +87,8 @@ def runs_of(mlflow: MlflowClient, run_id: str, experiments: list[str] | None = N
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Parameters by dotted name (`stage2.learning_rate`); lists as JSON; what is None is left out.
 
-    A mix has a thousand keys that nobody compares one by one: each of its sources is one parameter, a digest of all that
-    the recipe says of it. The recipe itself is an artifact of the pipeline's run.
+    A mix has a thousand keys that nobody compares one by one: each of its sources is one parameter, a digest of all
+    that the recipe says of it. The recipe itself is an artifact of the pipeline's run.
     """
     flat: dict[str, str] = {}
     for name, value in tree.items():
