@@ -38,6 +38,7 @@ from nvembed.recipe import Data
 QUERY_WORDS, PASSAGE_WORDS = 9, 60
 ROWS_A_FILE = 500_000
 REFERENCES = 2_000
+POOL = 20_000
 SHARES = {"plain": 0.7, "capped": 0.2, "joined": 0.1}
 
 
@@ -73,7 +74,7 @@ def generate(folder: Path, pairs: int) -> None:
     random = np.random.default_rng(17)
     docs = read_python_docs().pairs
     words = np.array(sorted({word for pair in docs for word in pair.positive.split() if word.isascii()}))
-    judged = _texts(random, words, REFERENCES, QUERY_WORDS + 4)
+    judged = _bodies(random, words, REFERENCES, QUERY_WORDS + 4)
     (folder / "judged.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in judged))
     for name, share in SHARES.items():
         left, number = int(pairs * share), 0
@@ -90,10 +91,18 @@ def generate(folder: Path, pairs: int) -> None:
 
 
 def _texts(random: np.random.Generator, words: np.ndarray, rows: int, length: int) -> list[str]:
+    """Different texts: bodies of a pool, each with numbers of its own at both ends."""
+    bodies = _bodies(random, words, min(rows, POOL), length)
+    numbers = random.integers(0, 1 << 40, rows).tolist()
+    places = random.integers(0, len(bodies), rows).tolist()
+    return [f"{number:x} {bodies[place]} {number}" for number, place in zip(numbers, places, strict=True)]
+
+
+def _bodies(random: np.random.Generator, words: np.ndarray, rows: int, length: int) -> list[str]:
     # words are as unequally frequent as in real text: the n-th with a share of about 1/n
     ranks = (len(words) ** random.random(rows * length)).astype(np.int64) - 1
     drawn = words[ranks].reshape(rows, length).tolist()
-    return [f"{' '.join(row)} {place}" for row, place in zip(drawn, random.integers(0, 1 << 40, rows), strict=True)]
+    return [" ".join(row) for row in drawn]
 
 
 def _write(folder: Path, name: str, number: int, queries: list[str], passages: list[str], start: int) -> None:

@@ -57,6 +57,20 @@ def test_what_would_end_the_run_behind_its_training_is_refused_before_it(overrid
         check_recipe(load_recipe("tiny", [override]))
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.dev_queries=0", "data.dev_queries is 0"),
+        ("evaluation.splits=[dev, test]", "a mix holds out dev queries alone"),
+        ("data.only=[emotion]", "no source is of task_type retrieval"),
+        ("registration.gate_task=clustering", "gives the tasks retrieval"),
+    ],
+)
+def test_a_mix_that_would_leave_nothing_to_judge_by_is_refused(override: str, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        check_recipe(load_recipe("nvembed-v2", ["resources.device=cpu", override]))
+
+
 def test_a_gpu_recipe_without_a_gpu_is_refused() -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():

@@ -84,6 +84,31 @@ def test_a_dataset_is_named_by_digest_with_its_counts_and_licences(store: str, t
     assert {tag.key: tag.value for tag in logged.tags}["nvembed.licenses"] == "PSF-2.0"
 
 
+def test_every_source_of_a_mix_is_an_input_and_one_parameter(store: str, tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    counts = {"rows": 9, "unusable_rows": 1, "left_by_cap": 2, "dropped_negatives": 0, "examples": 5}
+    source = {
+        **counts,
+        "name": "nq",
+        "digest": "ab" * 32,
+        "place": "o/nq@1234 pair/train",
+        "revision": "1234",
+        "license": "cc-by-sa-4.0",
+        "license_on_card": None,
+        "dropped": {"exact duplicate": 1},
+    }
+    manifest = write_manifest(tmp_path / "part", kind="dataset", section={}, extra={"sources": [source]})
+    with tracking.task_run("prepare_data", {"seed": 1, "sources": {"nq": {"repo": "o/nq", "cap": 8}}}) as run:
+        run.log_dataset("train", manifest)
+    child = _child("prepare_data")
+    assert set(child.data.params) == {"seed", "sources.nq"}
+    logged = {one.dataset.name: one for one in child.inputs.dataset_inputs}
+    assert set(logged) == {"train", "nq"}
+    assert json.loads(logged["nq"].dataset.source) == {"place": "o/nq@1234 pair/train", "revision": "1234"}
+    assert json.loads(logged["nq"].dataset.profile) == {**counts, "dropped": {"exact duplicate": 1}}
+    assert {tag.key: tag.value for tag in logged["nq"].tags}["nvembed.licenses"] == "cc-by-sa-4.0"
+
+
 def test_a_task_that_raises_is_failed_and_says_why(store: str) -> None:
     with pytest.raises(RuntimeError), tracking.task_run("mine_hard_negatives"):
         raise RuntimeError("no neighbours")
