@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -175,7 +174,7 @@ def _kill_halfway(command: list[str], environment: dict[str, str], state: Path, 
 def child(folder: Path, name: str, shards: int) -> dict[str, Any]:
     """Prepare the mix in this process."""
     data = section(folder)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_mib()
     started, used = time.monotonic(), time.process_time()
     prepare(data, folder / f"out-{name}", folder / f"eval-{name}", shards=shards)
     manifest = read_manifest(folder / f"out-{name}")
@@ -184,10 +183,16 @@ def child(folder: Path, name: str, shards: int) -> dict[str, Any]:
         "dropped": sum(sum(one["dropped"].values()) for one in manifest.extra["sources"]),
         "seconds": round(time.monotonic() - started, 1),
         "cpu seconds": round(time.process_time() - used, 1),
-        "peak MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "MiB after imports": round(before),
+        "peak MiB": peak_mib(),
+        "MiB after imports": before,
         "content": manifest.content,
     }
+
+
+def peak_mib() -> int:
+    """The largest resident set of this process so far. Not `ru_maxrss`, which a child takes over from its parent."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) // 1024
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
 from nvembed.core.progress import Progress
+from nvembed.core.state import hold, state_folder
 
 if TYPE_CHECKING:
     from nvembed.recipe.decontamination import Decontamination
@@ -44,7 +46,7 @@ def read_references(section: Decontamination, mirror: str | None = None) -> list
     """
     found: dict[Reference, None] = {}
     for task in _tasks(section.tasks):
-        texts = task_texts(task) if mirror is None else mirrored_texts(task, mirror)
+        texts = _kept_texts(task) if mirror is None else mirrored_texts(task, mirror)
         found |= dict.fromkeys(Reference(task.metadata.name, text) for text in texts)
     for path in section.files:
         texts = list(_file_texts(path))
@@ -78,6 +80,22 @@ def _tasks(names: Iterable[str]) -> list[Any]:
             for part in getattr(task, "tasks", None) or [task]:
                 found.setdefault(part.metadata.name, part)
     return list(found.values())
+
+
+def _kept_texts(task: Any) -> list[str]:
+    """`task_texts`, kept in the state folder: its dataset is pinned, and every shard of a mix asks for it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    about = task.metadata
+    place = state_folder("references", digest_json([about.name, dict(about.dataset), sorted(about.eval_splits)]))
+    file = place / "texts.parquet"
+    with hold(place):
+        if not file.is_file():
+            aside = place / ".texts.partial"
+            pq.write_table(pa.table({"text": pa.array(task_texts(task), pa.string())}), aside, compression="zstd")
+            aside.replace(file)
+    return [str(text) for text in pq.read_table(file)["text"].to_pylist()]
 
 
 def task_texts(task: Any) -> Iterator[str]:

@@ -8,6 +8,7 @@ slice; of all others a slice is every n-th block.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -149,7 +150,12 @@ def _prepare_slice(data: Data, one: Slice, cleaner: Decontaminator | None) -> Pa
     lock.mkdir(exist_ok=True)
     with hold(lock):
         if not _is_done(place, one):
-            _make_blocks(reader, one, place, cleaner)
+            try:
+                _make_blocks(reader, one, place, cleaner)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise UserError(f"{place}: the disk is full; free some space, finished blocks are kept") from error
+                raise
     return place
 
 

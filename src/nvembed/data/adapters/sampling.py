@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+_HELD = 1 << 18  # ranks gathered before they are sorted among those that are kept
+
 
 def rank(seed: str, key: str) -> int:
     """A record's place in the order from which a cap takes the first: 64 bits, even over all keys."""
@@ -21,14 +23,14 @@ def rank(seed: str, key: str) -> int:
 def limit_of(ranks: Iterable[int], cap: int) -> int | None:
     """The `cap`-th smallest of the different ranks; None if there are no more than `cap`, so that all are kept.
 
-    Needs memory for five times `cap` numbers, however many come.
+    Needs memory for `cap` numbers and some hundred thousand more, however many come.
     """
     kept = np.empty(0, np.uint64)
     held: list[int] = []
     more = False
     for number in ranks:
         held.append(number)
-        if len(held) >= max(4 * cap, 4096):
+        if len(held) >= _HELD:
             kept, cut = _smallest(kept, held, cap)
             more, held = more or cut, []
     kept, cut = _smallest(kept, held, cap)
