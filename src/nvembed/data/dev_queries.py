@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def _drawn(data: Data, blocks: Blocks) -> np.ndarray:
     return np.sort(least[: max(different // 10, 1)] ^ mask)
 
 
-def _rows(file: Path, keys: np.ndarray) -> list[dict[str, object]]:
+def _rows(file: Path, keys: np.ndarray) -> list[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -89,4 +89,5 @@ def _rows(file: Path, keys: np.ndarray) -> list[dict[str, object]]:
     if not there.any():
         return []
     columns = ["query", "positive", "negatives", "query_instruction"]
-    return pq.read_table(file, columns=columns).filter(pa.array(there)).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(file, columns=columns).filter(pa.array(there)).to_pylist()
+    return rows

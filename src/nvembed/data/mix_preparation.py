@@ -44,7 +44,7 @@ def prepare_mix(
 def _made(data: Data, shards: int) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
     """Shards made here, one after another: where the blocks of each source are, and what they were checked against."""
     cleaner = decontaminator(data)
-    places = []
+    places: list[tuple[str, Path]] = []
     for shard in track(plan_shards(data, shards), "preparing shards"):
         places += prepare_shard(data, shard, cleaner).items()
     return places, cleaner.checked_against() if cleaner else {}
@@ -52,7 +52,8 @@ def _made(data: Data, shards: int) -> tuple[list[tuple[str, Path]], dict[str, An
 
 def _taken(prepared: Sequence[Path]) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
     """Shards that others made, likewise. Raises UserError if they were not checked against the same texts."""
-    places, checked = [], []
+    places: list[tuple[str, Path]] = []
+    checked: list[dict[str, Any]] = []
     for folder in prepared:
         manifest = read_manifest(folder, kind="shard")
         if manifest.counts["slices"]:

@@ -58,6 +58,9 @@ def read_references(section: Decontamination, mirror: str | None = None) -> list
 
 def _tasks(names: Iterable[str]) -> list[Any]:
     """MTEB's task objects, benchmarks and aggregated tasks taken apart, each once."""
+    names = list(names)
+    if not names:  # importing mteb takes seconds
+        return []
     import mteb
 
     found: dict[str, Any] = {}
@@ -150,7 +153,8 @@ def mirrored_texts(task: Any, mirror: str) -> Iterator[str]:
     """
     files = _in_mirror(task, mirror)
     searches = task.metadata.type in ("Retrieval", "Reranking", "InstructionRetrieval")
-    columns = {*_COLUMNS, "query", *(getattr(task, attribute, None) for attribute in _COLUMN_ATTRIBUTES)} - {None}
+    own = (getattr(task, attribute, None) for attribute in _COLUMN_ATTRIBUTES)
+    columns = {*_COLUMNS, "query", *(column for column in own if isinstance(column, str))}
     from nvembed.data.rows import read_rows
 
     if searches and any(file.parent.name == "queries" for file in files):

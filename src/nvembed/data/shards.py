@@ -78,10 +78,10 @@ def plan_shards(data: Data, shards: int) -> list[Shard]:
         slices += [(size / of, Slice(name, index, of)) for index in range(of)]
     bins: list[tuple[float, int, list[Slice]]] = [(0.0, number, []) for number in range(min(shards, len(slices)))]
     heapify(bins)
-    for size, one in sorted(slices, key=lambda entry: (-entry[0], entry[1].source, entry[1].index)):
+    for weight, one in sorted(slices, key=lambda entry: (-entry[0], entry[1].source, entry[1].index)):
         load, number, held = heappop(bins)
         held.append(one)
-        heappush(bins, (load + size, number, held))
+        heappush(bins, (load + weight, number, held))
     return [tuple(sorted(held, key=lambda s: (s.source, s.index))) for _, _, held in sorted(bins, key=lambda b: b[1])]
 
 
