@@ -11,10 +11,15 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import v_measure_score
 
+from nvembed.data.evalsets import write_retrieval
+from nvembed.data.example import Pair
 from nvembed.evaluation.bm25 import BM25Model
 from nvembed.evaluation.scoring import Scored, score_set
 from nvembed.evaluation.sets import EvalSet, read_sets
 from nvembed.evaluation.wrapper import MTEBEncoder
+from nvembed.recipe import load_recipe
+from nvembed.recipe.watching import DevCheck
+from nvembed.training.dev_check import read_dev_tasks
 
 Encode = Callable[..., np.ndarray]
 
@@ -140,6 +145,27 @@ def test_equal_texts_under_an_equal_instruction_are_encoded_once(
     for name in ("classification", "clustering", "retrieval", "retrieval"):  # the first two share texts
         score_set(sets[name], model, 17)
     assert len(asked) == len(set(asked)) == model.texts_encoded
+
+
+def test_a_query_with_a_task_sentence_of_its_own_is_encoded_under_it(tmp_path: Path, encode_words: Encode) -> None:
+    pairs = [Pair(f"what is {name}", f"{name} is a thing") for name in ("a fox", "a dog", "a river")]
+    own = {pairs[1].query: "Find the dog"}
+    write_retrieval(tmp_path / "dev" / "retrieval", pairs, "Find it", instructions=own, others=["one more passage"])
+    (source,) = read_sets(tmp_path, ["dev"])
+    assert len(source.corpus) == 4
+    asked: dict[str, str] = {}
+
+    def encode(texts: list[str], instruction: str) -> np.ndarray:
+        asked.update(dict.fromkeys(texts, instruction))
+        return encode_words(texts)
+
+    model = MTEBEncoder(encode, name="words")
+    model.own_instructions = own
+    score_set(source, model, 17)
+    assert {asked[pair.query] for pair in pairs[::2]} == {"Find it"} and asked[pairs[1].query] == "Find the dog"
+    assert asked["one more passage"] == ""
+    (task,) = read_dev_tasks(tmp_path, DevCheck(every=1), load_recipe("tiny").stage1)
+    assert {text.text: text.instruction for text in task.texts} == asked, "the check while training reads the same"
 
 
 def test_mteb_neither_connects_anywhere_nor_writes_to_the_home_folder(
