@@ -91,9 +91,7 @@ def records(state: Path) -> list[dict[str, float]]:
 def ranks(training: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes that take the steps."""
     children = psutil.Process(training.pid).children(recursive=True)
-    return [
-        one for one in children if one.cmdline()[1:3] == ["-u", "-m"] and "nvembed.training.worker" in one.cmdline()
-    ]
+    return [one for one in children if one.cmdline()[1:4] == ["-u", "-m", "nvembed.training.worker"]]
 
 
 @pytest.mark.slow
@@ -116,8 +114,6 @@ def test_steps_go_on_without_a_server_and_every_metric_arrives(
 
     wait_until(lambda: len(records(state)) >= STEPS // 3 or training.poll() is not None, said)
     assert training.poll() is None, said()
-    follower = psutil.Process(training.pid).net_connections()
-    assert any(one.raddr and one.raddr.port == server.port for one in follower) or len(records(state)) < STEPS
     (rank,) = ranks(training)
     assert not [one for one in rank.net_connections() if one.raddr and one.raddr.port == server.port]
     server.kill()
