@@ -79,6 +79,14 @@ def test_train_refuses_to_go_on_from_a_checkpoint_of_another_recipe_or_from_none
     assert not (tmp_path / "adapter").exists()
 
 
+def test_train_looks_at_the_eval_sets_it_is_given(prepared, tmp_path, capsys):
+    assert train(prepared, tmp_path, "--eval-sets", str(tmp_path)) == 2
+    assert "manifest.json" in one_line(capsys)
+    watch = ["--set", "stage1.dev_check.every=1"]
+    assert train(prepared, tmp_path, *watch, "--eval-sets", str(prepared / "data")) == 2
+    assert "holds a dataset, but a eval is needed here" in one_line(capsys)
+
+
 def one_line(capsys) -> str:
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
