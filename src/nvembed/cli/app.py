@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("nvembed.cli.commands_stages", "evaluate", "One stage: measure one model."),
     "registry": ("nvembed.cli.commands_tracking", "registry", "Registered models."),
     "compare": ("nvembed.cli.commands_tracking", "compare", "Two runs' headline numbers side by side."),
+    "track": ("nvembed.cli.commands_tracking", "track", "Send MLflow what it could not take."),
     "ui": ("nvembed.cli.commands_tracking", "ui", "Open MLflow on the local store."),
 }
 INTERRUPTED = 130

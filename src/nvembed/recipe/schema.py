@@ -301,8 +301,9 @@ class Recipe(Section):
                 raise ValueError(f"{name} has neither negatives nor in_batch.enabled: there is nothing to learn from")
             if stage.distillation.weight and not self.mining.enabled:
                 raise ValueError(f"{name}.distillation.weight is above 0, but mining, whose teacher scores, is off")
-            if stage.dev_check.every and not (self.data.dev_fraction and "retrieval" in self.data.task_types):
-                raise ValueError(f"{name}.dev_check.every is above 0, but the data holds out no dev queries")
+            decides = stage.dev_check.keep_best or stage.dev_check.patience
+            if decides and not (self.data.dev_fraction and "retrieval" in self.data.task_types):
+                raise ValueError(f"{name}.dev_check decides by dev queries, but the data section holds out none")
         return self
 
 

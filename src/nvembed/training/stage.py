@@ -184,12 +184,14 @@ def _check_eval_sets(name: str, stage: Stage, eval_sets: Path | None) -> str | N
     """Digest of the eval folder if the stage's checks are to be made; None if not, which is said."""
     if not stage.dev_check.every:
         return None
-    if eval_sets is None:
-        if decides(stage.dev_check):
-            raise UserError(f"{name}.dev_check decides by a dev set, but none is given; name it with --eval-sets")
-        note(f"{name}.dev_check: no eval sets are given, so nothing is checked on dev while it trains")
-        return None
-    return read_manifest(eval_sets, kind="eval", verify=True).content
+    content = read_manifest(eval_sets, kind="eval", verify=True).content if eval_sets else None
+    if eval_sets and any((eval_sets / "dev").glob("*/qrels.parquet")):
+        return content
+    lacking = f"{eval_sets} has no dev queries" if eval_sets else "no eval sets are given (--eval-sets)"
+    if decides(stage.dev_check):
+        raise UserError(f"{name}.dev_check decides by dev queries, but {lacking}; give some or set every to 0")
+    note(f"{name}.dev_check: {lacking}, so nothing is checked on dev while it trains")
+    return None
 
 
 def _check_dataset(stage: Stage, dataset: Path) -> tuple[Manifest, Composition]:

@@ -134,8 +134,8 @@ class Trainer:
         self.judge.note(loss, bad)
         told = {"learning_rate": rate, "data_wait_seconds": waited, **self._speed(ready, asked, fits, began)}
         if not bad:
-            told |= {**means(parts.sums, distilled=self.teacher is not None, dims=stage.matryoshka.dims)}
-            told |= {"grad_norm": norm}
+            told |= means(parts.sums, distilled=self.teacher is not None, dims=stage.matryoshka.dims)
+            told["grad_norm"] = norm
         if stage.bad_steps.policy == "skip":
             told |= {"skipped": float(bad is not None)}
         return StepResult({"step": step + 1, **told}, asked, ready.batch, bad, loss, norm)
