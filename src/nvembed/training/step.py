@@ -15,7 +15,7 @@ from nvembed.modeling.batching import token_batches, tokens_held
 from nvembed.training import engine as engines
 from nvembed.training.bad_steps import BadStepJudge
 from nvembed.training.chunks import Chunk, chunk_seed, make_chunk
-from nvembed.training.denominators import TeacherScores, known_classes
+from nvembed.training.denominators import LABELLED, TeacherScores, known_classes
 from nvembed.training.gather import gather_documents
 from nvembed.training.layout import Layout, lay_out
 from nvembed.training.losses import LossParts, means, stage_loss
@@ -90,7 +90,7 @@ class Trainer:
     ) -> None:
         self.engine, self.sampler, self.stage = engine, sampler, stage
         self.rank, self.world, self.device = rank, world, device
-        self.classes = known_classes(sampler.examples) if stage.false_negatives.same_class else None
+        self.classes = known_classes(sampler.of_types(LABELLED)) if stage.false_negatives.same_class else None
         self.teacher = teacher
         self.judge = BadStepJudge(stage.bad_steps)
         self.stop_requested = self.checkpoint_requested = False
