@@ -62,7 +62,9 @@ def make_dataset(folder: Path, examples: list[Example], kind: str = "mined") -> 
     }
     with output_folder(folder) as inside:
         write_examples(inside, examples, columns=columns if kind == "mined" else None)
-        write_manifest(inside, kind=kind, section={}, licenses={"made up": "CC0-1.0"})
+        write_manifest(
+            inside, kind=kind, section={}, licenses={"made up": "CC0-1.0"}, counts={"examples": len(examples)}
+        )
     return folder
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from training.plain_loss import example, vector_of
 
+from nvembed.data.lengths import Lengths
 from nvembed.recipe import InBatch
-from nvembed.training.layout import deal, lay_out
+from nvembed.training.layout import deal, lay_out, texts_of
 from nvembed.training.losses import info_nce, means
 
 TEMPERATURE = 0.07
@@ -190,18 +191,11 @@ def test_divided_over_ranks_the_losses_are_the_same(world):
         padded.append(np.pad(documents, ((0, rows - len(documents)), (0, 0))))
     gathered = torch.tensor(np.concatenate(padded))
     divided = torch.empty_like(whole)
-    for layout, members in zip(layouts, deal(batch, world), strict=True):
+    lengths = Lengths(negatives=2, query_max_length=16, document_max_length=32)
+    hands = deal([texts_of(one, lengths) for one in batch], world)
+    for layout, members in zip(layouts, hands, strict=True):
         assert layout.gathered_rows == rows
         vectors = torch.tensor(vectors_of(layout.texts))
         parts = info_nce(vectors[layout.queries], gathered, layout.comparison, TEMPERATURE)
         divided[members] = parts.losses
     torch.testing.assert_close(divided, whole, rtol=1e-12, atol=1e-12)
-
-
-def test_ranks_get_like_numbers_of_examples_and_of_characters():
-    batch = [example("q" * (1 + i * 37 % 50), "p" * (1 + i * 91 % 400)) for i in range(64)]
-    hands = deal(batch, 4)
-    assert sorted(i for hand in hands for i in hand) == list(range(64))
-    assert {len(hand) for hand in hands} == {16}
-    loads = [sum(len(batch[i].query) + len(batch[i].positive) for i in hand) for hand in hands]
-    assert max(loads) < 1.1 * min(loads)

@@ -64,7 +64,8 @@ def setting(tmp_path_factory):
     made = recipe("stage1.max_grad_norm=1000000", f"stage1.batch_size={BATCH}", "stage1.warmup_steps=0")
     dataset = make_dataset(folder / "dataset", make_examples(3 * BATCH))
     make_dataset(folder / "shared", alike_examples())
-    with one_thread():
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NVEMBED_STATE", str(folder / "state"))
         yield Setting(made, dataset, folder, moved_adapter(made, folder / "init"))
 
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from nvembed.core.digests import digest_json
-from nvembed.modeling.assemble import parts_of_section
+from nvembed.modeling.assemble import add_adapters, parts_of_section
 from nvembed.modeling.card import from_card
 from nvembed.modeling.checks import backbone_digest
 from nvembed.modeling.embedder import Embedder
-from nvembed.modeling.lora import add_lora
 from nvembed.modeling.plan import BATCH_TOKENS, EncodePrecision
 
 if TYPE_CHECKING:
@@ -50,14 +49,15 @@ class NVEmbedModel(Embedder):
         """Build the model that a recipe's section asks for, with the trained tensors in `adapter` if given.
 
         `trainable` leaves it in train mode with gradients on what the section trains (adapters or the whole
-        backbone, and the pooling's block); otherwise it is in eval mode and nothing has gradients. New weights are
+        backbone, and the pooling's block or adapters on it), its frozen backbone in 4 bits if the section says so;
+        otherwise it is in eval mode, nothing has gradients, and all weights are the original ones. New weights are
         drawn from the section's seed; the caller's random state is left as it was.
 
         Raises UserError for a backbone that cannot be had and for an adapter of another section.
         """
-        parts = parts_of_section(model, dtype)
-        if model.lora.enabled:
-            add_lora(parts.backbone, model.lora, model.seed)
+        quantization = model.quantization if trainable else "none"
+        parts = parts_of_section(model, dtype, quantization=quantization, device=device)
+        add_adapters(parts, model)
         built = cls(*parts)
         built.origin = {"backbone": model.backbone, "backbone_digest": backbone_digest(model)}
         if model.revision:

@@ -7,8 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
+from nvembed.recipe.batches import Batches
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.watching import BadSteps, DevCheck
+
+TrainBlock = Literal["full", "lora", "frozen"]
+TRAIN_BLOCK = (
+    "full: every weight of the block; lora: adapters on its linear layers alone, of the backbone's rank and without "
+    "dropout; frozen: nothing, for a block that a saved model brings"
+)
 
 
 class LoRA(Section):
@@ -29,6 +36,7 @@ class LatentBlock(Section):
     head_dim: Positive | None = Field(None, description="width of a head; None: the hidden size, as published")
     ff_mult: Positive = 4
     init: Literal["published", "identity"] = "published"
+    train: TrainBlock = Field("full", description=TRAIN_BLOCK)
 
 
 class SelfAttentionBlock(Section):
@@ -38,6 +46,7 @@ class SelfAttentionBlock(Section):
     head_dim: Positive | None = Field(None, description="width of a head; None: the hidden size over the heads")
     ff_mult: Positive = 4
     init: Literal["random", "identity"] = "random"
+    train: TrainBlock = Field("full", description=TRAIN_BLOCK)
 
 
 class Model(Section):
@@ -62,6 +71,9 @@ class Model(Section):
     card_query_prefix: str = Field("", description="what the untrained backbone's card puts before a query")
     card_document_prefix: str = Field("", description="what the untrained backbone's card puts before a document")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["none", "nf4"] = Field(
+        "none", description="the frozen backbone while it is trained on: nf4 holds it in 4 bits (the extra `quant`)"
+    )
     trust_remote_code: bool = False
     digest: str | None = Field(None, description="digest of the backbone's files; written by resolve_recipe")
     seed: int = 17
@@ -70,6 +82,15 @@ class Model(Section):
     def _template_has_both_fields(self) -> Model:
         if "{task}" not in self.query_template or "{text}" not in self.query_template:
             raise ValueError("query_template must contain {task} and {text}")
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_are_frozen(self) -> Model:
+        if self.quantization != "none" and not self.lora.enabled:
+            raise ValueError(
+                f"quantization is {self.quantization}, but lora.enabled is false: weights of 4 bits cannot be trained; "
+                "set lora.enabled=true or quantization=none"
+            )
         return self
 
 
@@ -180,6 +201,7 @@ class Stage(Section):
     batch_size: Positive = 128
     negatives: Annotated[int, Field(ge=0)] = Field(7, description="own hard negatives used of each example, at most")
     task_types: list[TaskType] = Field(["retrieval"], description="whose examples the stage trains on")
+    batches: Batches = Batches()
     in_batch: InBatch = InBatch()
     hard_negatives_weight: Weight = Field(1.0, description="what each own hard negative counts in the denominator")
     false_negatives: FalseNegatives = FalseNegatives()

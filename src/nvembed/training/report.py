@@ -6,12 +6,15 @@ import base64
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import write_file
 from nvembed.training.bad_steps import BAD_BATCHES, read_bad_batches
 from nvembed.training.curves import draw
 from nvembed.training.history import Record
+
+if TYPE_CHECKING:
+    from nvembed.training.composition import Composition
 
 
 def write_report(
@@ -20,6 +23,7 @@ def write_report(
     records: Sequence[Record],
     headline: Mapping[str, float],
     stage: Mapping[str, Any],
+    composition: Composition,
     *,
     given: int | None = None,
 ) -> None:
@@ -49,7 +53,8 @@ img {{ width: 100% }}
 <table>{facts}</table>
 <p><img alt="loss, accuracy, similarities, gradient norm, learning rate, speed and memory over steps"
  src="data:image/png;base64,{picture}"></p>
-{_bad_steps(folder / BAD_BATCHES)}<h2>Recipe section</h2>
+{_bad_steps(folder / BAD_BATCHES)}{composition.html()}
+<h2>Recipe section</h2>
 <table>{keys}</table>
 </body></html>
 """,

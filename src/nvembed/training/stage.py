@@ -18,8 +18,10 @@ from nvembed.core.errors import UserError, tell_full_disk
 from nvembed.core.lifeline import tie_to_parent
 from nvembed.core.progress import note
 from nvembed.core.state import state_folder
+from nvembed.data import BatchSampler, check_parts, open_examples
 from nvembed.training.bad_steps import BAD_BATCHES
 from nvembed.training.checkpoints import check_made_by, read_checkpoint
+from nvembed.training.composition import Composition
 from nvembed.training.dev_check import SCORE, decides
 from nvembed.training.history import METRICS, Record, mean, read_history, tell
 from nvembed.training.job import Job
@@ -65,7 +67,7 @@ def train_stage(
     """
     tie_to_parent()
     sections = {"stage": stage.model_dump(mode="json"), "model": model.model_dump(mode="json")}
-    source = _check_dataset(stage, dataset)
+    source, composition = _check_dataset(stage, dataset)
     made_by = {
         **sections,
         "dataset": source.content,
@@ -108,11 +110,17 @@ def train_stage(
         note(f"{name} was trained before; its result is taken from {state}")
         tell(read_history(state / METRICS), stage.log_steps)
     with tell_full_disk(out):
-        _write_adapter(name, stage, state, made_by, source, out)
+        _write_adapter(name, stage, state, made_by, source, composition, out)
 
 
 def _write_adapter(
-    name: str, stage: Stage, state: Path, made_by: Mapping[str, Any], source: Manifest, out: Path
+    name: str,
+    stage: Stage,
+    state: Path,
+    made_by: Mapping[str, Any],
+    source: Manifest,
+    composition: Composition,
+    out: Path,
 ) -> None:
     """Result and history of the state folder become the adapter folder."""
     from nvembed.training.report import write_report
@@ -121,14 +129,14 @@ def _write_adapter(
     if result is None:
         raise RuntimeError(f"training ended, but {state / RESULT} is missing or damaged; log: {state / 'worker.log'}")
     records = read_history(state / METRICS)
-    headline = _headline(name, records, result, stage)
+    headline = {**_headline(name, records, result, stage), f"{name}.epochs": composition.epochs}
     with output_folder(out) as folder:
         shutil.copyfile(state / RESULT / TRAINABLE, folder / TRAINABLE)
         shutil.copyfile(state / METRICS, folder / METRICS)
         if (state / BAD_BATCHES).exists():
             shutil.copyfile(state / BAD_BATCHES, folder / BAD_BATCHES)
         kept = result["weights_of_step"] if decides(stage.dev_check) else None
-        write_report(folder, name, records, headline, made_by["stage"], given=kept)
+        write_report(folder, name, records, headline, made_by["stage"], composition, given=kept)
         write_manifest(
             folder,
             kind="adapter",
@@ -146,6 +154,7 @@ def _write_adapter(
                 "backbone_digest": made_by["backbone"],
                 "precision": result["precision"],
                 "processes": result["world"],
+                "composition": composition.as_json(),
             },
         )
 
@@ -183,35 +192,32 @@ def _check_eval_sets(name: str, stage: Stage, eval_sets: Path | None) -> str | N
     return read_manifest(eval_sets, kind="eval", verify=True).content
 
 
-def _check_dataset(stage: Stage, dataset: Path) -> Manifest:
-    """The dataset's manifest, its files being what they were and enough of them. Says how many lack negatives."""
-    source = read_manifest(dataset, verify=True)
+def _check_dataset(stage: Stage, dataset: Path) -> tuple[Manifest, Composition]:
+    """The dataset's manifest, its files being what they were and enough of them, and what an epoch of it is.
+
+    Says the latter, and how many examples lack negatives.
+    """
+    source = read_manifest(dataset)
     if source.kind not in ("dataset", "mined"):
         raise UserError(f"{dataset}: holds a {source.kind}, but training needs a dataset or mined folder")
-    counts = _count_negatives(dataset, stage)
-    if len(counts) < stage.batch_size:
-        raise UserError(
-            f"{dataset}: {len(counts)} training examples of {', '.join(stage.task_types)}, fewer than one batch of "
-            f"{stage.batch_size}; lower batch_size or give more data"
-        )
-    short = sum(count < stage.negatives for count in counts)
+    check_parts(dataset, source.counts.get("train_examples", source.counts.get("examples")))
+    read_manifest(dataset, verify=True)
+    table = open_examples(dataset)
+    try:
+        sampler = BatchSampler.of(stage, table)
+    except UserError as error:
+        raise UserError(f"{dataset}: {error}") from None
+    negatives = table.negatives()[sampler.examples.rows]
+    short = int((negatives < stage.negatives).sum())
     if short:
-        note(f"{short} of {len(counts)} examples have fewer than {stage.negatives} negatives; none is made up for them")
-    return source
-
-
-def _count_negatives(dataset: Path, stage: Stage) -> list[int]:
-    """Number of negatives of each example of the stage's task types."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    counts: list[int] = []
-    for part in sorted((dataset / "train").glob("*.parquet")):
-        table = pq.read_table(part, columns=["task_type", "negatives"])
-        lengths = pc.list_value_length(table["negatives"]).to_pylist()
-        kinds = table["task_type"].to_pylist()
-        counts += [length for kind, length in zip(kinds, lengths, strict=True) if kind in stage.task_types]
-    return counts
+        note(
+            f"{short} of {len(negatives)} examples have fewer than {stage.negatives} negatives; "
+            "none is made up for them"
+        )
+    composition = Composition.of(sampler, stage.steps)
+    note(composition.summary())
+    logger.info("what an epoch holds:\n%s", composition.table())
+    return source, composition
 
 
 def _check_init(init: Path, model: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ def _train(job: Job, state: Path) -> int:
     """Build, resume, take the steps, keep the result."""
     import torch
 
-    from nvembed.data import BatchSampler, read_examples, read_teacher_scores
+    from nvembed.data import BatchSampler, open_examples, read_teacher_scores
     from nvembed.training.build import build_encoder
     from nvembed.training.loop import Loop
     from nvembed.training.peak import peak_flops
@@ -89,7 +89,7 @@ def _train(job: Job, state: Path) -> int:
     encoder = build_encoder(job, device)
     if checkpoint:
         engines.load_weights(encoder.model, tensors)
-    sampler = BatchSampler(read_examples(job.dataset), stage.batch_size, stage.seed, stage.task_types)
+    sampler = BatchSampler.of(stage, open_examples(job.dataset))
     named = {name: p for name, p in encoder.model.named_parameters() if p.requires_grad}
     groups = parameter_groups(named, stage, is_latent=lambda name: name.startswith(("latent.", "self_attention.")))
     engine = engines.start_engine(encoder, groups, stage)
