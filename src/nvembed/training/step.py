@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What some rank asked for before the step: to stop after it, to write a checkpoint; and the most memory held."""
+    """What some rank asked for: to stop after this step, to write a checkpoint; and the most memory held before it."""
 
     stop: bool
     checkpoint: bool
@@ -73,8 +73,8 @@ class Trainer:
 
     Attributes:
         judge: says which steps are bad.
-        stop_requested: set on any rank: all ranks hear of it in their next step.
-        checkpoint_requested: likewise; so one rank's clock decides for all.
+        stop_requested: set on any rank: all ranks hear of it in the step they are in.
+        checkpoint_requested: likewise, before a step; so one rank's clock decides for all.
         peak_flops: FLOP/s of one rank's device, if its share is to be told.
     """
 
@@ -132,7 +132,9 @@ class Trainer:
             norm = engines.clip_and_step(engine, stage.max_grad_norm)
             bad = self.judge.of_gradient(norm)
         self.judge.note(loss, bad)
-        told = {"learning_rate": rate, "data_wait_seconds": waited, **self._speed(ready, asked, fits, began)}
+        work, stop = self._of_all_ranks(ready)
+        asked = replace(asked, stop=asked.stop or stop)
+        told = {"learning_rate": rate, "data_wait_seconds": waited, **self._speed(ready, work, asked, fits, began)}
         if not bad:
             told |= means(parts.sums, distilled=self.teacher is not None, dims=stage.matryoshka.dims)
             told["grad_norm"] = norm
@@ -211,14 +213,19 @@ class Trainer:
             group["lr"] = factor * group["peak"]
         return factor * self.stage.learning_rate
 
-    def _speed(self, ready: Ready, asked: Asked, fits: bool, began: float) -> dict[str, float]:
-        """Speed, share of peak and memory. Tokens are real ones, padding left out, each text counted once."""
-        seconds = time.monotonic() - began
+    def _of_all_ranks(self, ready: Ready) -> tuple[Work, bool]:
+        """The work of all ranks together, and whether any was asked to stop while the step was taken."""
         own = Work.of(ready.tokenized)
-        units = torch.tensor([own.tokens, own.pooled, own.pairs], dtype=torch.float64, device=self.device)
+        units = torch.tensor([own.tokens, own.pooled, own.pairs, int(self.stop_requested)], dtype=torch.float64)
+        units = units.to(self.device)
         if self.world > 1:
             dist.all_reduce(units)
-        work = Work(*map(int, units.tolist()))
+        *work, stop = map(int, units.tolist())
+        return Work(*work), stop > 0
+
+    def _speed(self, ready: Ready, work: Work, asked: Asked, fits: bool, began: float) -> dict[str, float]:
+        """Speed, share of peak and memory. Tokens are real ones, padding left out, each text counted once."""
+        seconds = time.monotonic() - began
         told = {
             "step_seconds": seconds,
             "examples_per_second": len(ready.batch) / seconds,
