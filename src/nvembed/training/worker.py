@@ -37,6 +37,7 @@ from nvembed.training.checkpoints import (
 from nvembed.training.history import METRICS, History
 from nvembed.training.job import Job, section
 from nvembed.training.result import read_result, write_result
+from nvembed.training.settings import KEYS
 
 logger = logging.getLogger(__name__)
 STOPPED = 143  # 128 + SIGTERM: ended on request, a checkpoint is there
@@ -147,7 +148,13 @@ def _finish(job: Job, state: Path, trainer: Any, seconds: float) -> None:
     with engines.gathered(trainer.engine):
         if trainer.rank == 0:
             encoder = trainer.engine.module
-            facts = {"seconds": seconds, "world": trainer.world, "precision": encoder.precision}
+            settings = {key: getattr(trainer.stage, key) for key in KEYS}  # what `auto` became, too
+            facts = {
+                "seconds": seconds,
+                "world": trainer.world,
+                "precision": encoder.precision,
+                "settings": settings,
+            }
             write_result(state, encoder.model, facts)
             remove_checkpoints(state / "checkpoints")
 
