@@ -217,7 +217,9 @@ class Stage(Section):
     query_max_length: Positive = 512
     document_max_length: Positive = 512
     backbone_dropout: Fraction = Field(0.0, description="dropout inside the backbone; LoRA's own is model.lora.dropout")
-    micro_batch_tokens: Positive = Field(32768, description="tokens encoded at once; more goes by gradient cache")
+    micro_batch_tokens: Positive | Literal["auto"] = Field(
+        32768, description="tokens encoded at once; more goes by gradient cache; auto: what this machine's memory holds"
+    )
     checkpoint_steps: Positive = 100
     checkpoint_minutes: Annotated[float, Field(gt=0)] | None = Field(
         15, description="a checkpoint after so many minutes too, whichever comes first; none: by steps alone"
@@ -225,8 +227,12 @@ class Stage(Section):
     keep_checkpoints: Positive = 2
     dev_check: DevCheck = DevCheck()
     bad_steps: BadSteps = BadSteps()
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    gradient_checkpointing: bool = False
+    zero_stage: Literal[0, 1, 2, 3, "auto"] = Field(
+        0, description="what the ranks share out: 1 Adam's moments, 2 gradients too, 3 weights too; auto: as they need"
+    )
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        False, description="compute the backbone again in the backward pass rather than keep it; auto: if it must be"
+    )
     log_steps: Positive = 10
     seed: int = 17
 

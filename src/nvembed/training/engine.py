@@ -53,21 +53,22 @@ class Encoder(nn.Module):
         vectors = []
         for chunk in chunks:
             torch.manual_seed(chunk.seed)
-            with autocast(self.precision, chunk.input_ids.device), _attention_kernel(chunk):
+            with autocast(self.precision, chunk.input_ids.device), self._attention_kernel(chunk):
                 vectors.append(self.model(chunk.input_ids, chunk.attention_mask, chunk.pool_mask))
         return torch.cat(vectors)
 
+    def _attention_kernel(self, chunk: Chunk) -> AbstractContextManager[Any]:
+        """Attention by plain products for short texts on a CPU.
 
-def _attention_kernel(chunk: Chunk) -> AbstractContextManager[Any]:
-    """Attention by plain products for short texts on a CPU.
+        There the backward pass of the fused kernel takes half of a whole backward pass. Long texts keep it: plain
+        products hold tokens² numbers a head. So does gradient checkpointing, whose second pass comes in the backward
+        pass, outside this choice, and must make what the first one made.
+        """
+        from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    There the backward pass of the fused kernel takes half of a whole backward pass. Long texts keep it: plain products
-    hold tokens² numbers a head.
-    """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    short = chunk.input_ids.device.type == "cpu" and chunk.longest <= PLAIN_ATTENTION_TOKENS
-    return sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
+        again = getattr(self.model.backbone, "is_gradient_checkpointing", False)
+        short = chunk.input_ids.device.type == "cpu" and chunk.longest <= PLAIN_ATTENTION_TOKENS
+        return sdpa_kernel(SDPBackend.MATH) if short and not again else nullcontext()
 
 
 def load_deepspeed(device: str) -> None:
@@ -124,7 +125,8 @@ def start_engine(encoder: Encoder, groups: list[dict[str, Any]], stage: Stage) -
         "train_micro_batch_size_per_gpu": 1,  # we divide the batch ourselves; one boundary a step
         "gradient_accumulation_steps": 1,
         "steps_per_print": 10**9,
-        "zero_optimization": {"stage": stage.zero_stage},
+        # By default the buffer that gradients travel in holds 500 million numbers, however few there are.
+        "zero_optimization": {"stage": stage.zero_stage, "reduce_bucket_size": bucket_numbers(groups)},
         "zero_allow_untested_optimizer": True,
         # At stage 0 we clip ourselves, since DeepSpeed's clipping there does not tell the norm.
         "gradient_clipping": stage.max_grad_norm if stage.zero_stage else 0.0,
@@ -132,6 +134,11 @@ def start_engine(encoder: Encoder, groups: list[dict[str, Any]], stage: Stage) -
     engine, *_ = deepspeed.initialize(model=encoder, optimizer=optimizer, config=config, dist_init_required=False)
     _make_optimizer_state(engine)
     return engine
+
+
+def bucket_numbers(groups: list[dict[str, Any]]) -> int:
+    """Numbers of the buffer that ZeRO gathers gradients in: all of them, up to DeepSpeed's own default."""
+    return max(1, min(500_000_000, sum(p.numel() for group in groups for p in group["params"])))
 
 
 def trained_parameters(engine: Any) -> dict[str, nn.Parameter]:

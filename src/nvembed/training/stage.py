@@ -27,6 +27,7 @@ from nvembed.training.history import METRICS, Record, mean, read_history, tell
 from nvembed.training.job import Job
 from nvembed.training.launch import cpu_cores, run_workers
 from nvembed.training.result import RESULT, TRAINABLE, read_result
+from nvembed.training.settings import check_settings, settle
 
 if TYPE_CHECKING:
     from nvembed.recipe import Model, Resources, Stage
@@ -79,14 +80,17 @@ def train_stage(
     if checked and decides(stage.dev_check):  # checks that only watch change nothing of what comes out
         made_by["eval_sets"] = checked
     device = _device(stage, resources)
+    check_settings(name, stage, model, resources)
     if resume is not None:
         check_made_by(read_checkpoint(resume), made_by)
     state = state_folder("training", digest_json(made_by))
     if read_result(state) is None:
         threads = resources.threads or max(1, cpu_cores() // resources.processes)
+        settled, _ = settle(name, stage, model, resources, device, dataset)
         job = Job(
             name=name,
-            **sections,
+            stage=settled,
+            model=sections["model"],
             dataset=str(dataset.resolve()),
             init=str(init.resolve()) if init else None,
             state=str(state.resolve()),
@@ -155,6 +159,7 @@ def _write_adapter(
                 "precision": result["precision"],
                 "processes": result["world"],
                 "composition": composition.as_json(),
+                "settings": result["settings"],
             },
         )
 

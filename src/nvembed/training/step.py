@@ -162,7 +162,7 @@ class Trainer:
     def _cut(self, tokenized: Sequence[Tokenized], step: int) -> tuple[list[Chunk], bool, Asked]:
         """This rank's chunks, as many as any rank has; whether all fit at once on every rank; what is asked for."""
         lengths = [len(item.input_ids) for item in tokenized]
-        budget = self.stage.micro_batch_tokens
+        budget = int(self.stage.micro_batch_tokens)  # `auto` was settled before the ranks began
         model, packed = self.engine.module.model, self.engine.module.packed
         rows = token_batches(lengths, budget, packed=packed)
         pooled = sum(sum(item.pool_mask) for item in tokenized)
