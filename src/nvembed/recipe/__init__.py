@@ -1,6 +1,7 @@
 """One recipe holds every choice: typed sections, presets, overrides, digests."""
 
-from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json
+from nvembed.recipe.ablation import Ablation, Family, Variant
+from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json, variant_recipe
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.schema import (
     SECTIONS,
@@ -20,9 +21,11 @@ from nvembed.recipe.schema import (
 
 __all__ = [
     "SECTIONS",
+    "Ablation",
     "Data",
     "Distillation",
     "Evaluation",
+    "Family",
     "FalseNegatives",
     "Hardness",
     "InBatch",
@@ -37,8 +40,10 @@ __all__ = [
     "Stage",
     "Synthesis",
     "Teacher",
+    "Variant",
     "list_presets",
     "load_recipe",
     "section_from_json",
     "section_json",
+    "variant_recipe",
 ]
