@@ -2,8 +2,8 @@
 
 A *cell* is one variant trained with one learning-rate factor and one seed. The first seed's cells, one for each factor,
 are measured on dev, and dev alone picks the factor; the picked factor's cells, one for each seed, are measured on test.
-No other cell ever meets the test set. A cell is a piece of state named by all that decides its numbers, so variants that
-two families share are trained once, and an ablation that was killed does only what is missing.
+No other cell ever meets the test set. A cell is a piece of state named by all that decides its numbers, so what two
+families share is trained once, and an ablation that was killed does only what is missing.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """A difference between two variants over seeds and items: the interval that speaks of other seeds and other queries.
 
 Every seed of both variants is scored on the same items, so seeds and items cross. The bootstrap resamples both, each
-with replacement and independently (the pigeonhole bootstrap: Owen 2007, arXiv 0712.1111), a seed of the variant together
-with the same seed of the baseline. Three seeds are too few for its percentiles: they repeat so often that the spread
-comes out small. So its draws are moved onto the difference and stretched, as those of v-measure are
-(docs/decisions/v-measure-intervals.md), to the standard error
+with replacement and independently (Owen 2007, The pigeonhole bootstrap), a seed of the variant together with the same
+seed of the baseline. Three seeds are too few for its percentiles: they repeat so often that the spread comes out small.
+So its draws are moved onto the difference and stretched, as those of v-measure are
+(docs/decisions/v-measure-intervals.md), to the standard error from
 
-    variance = over items (of the mean over seeds: jackknife) + over seeds (s² / S), the share that both count once,
+    variance = through items (of the mean over seeds: jackknife) + through seeds (s² / S) − what both count,
 
-and by Student's t over the normal quantile, at Welch and Satterthwaite's degrees of freedom: with seeds that agree it is
-the interval over items, with seeds that do not it grows as three values demand. `tests/ablation/test_intervals.py` holds
-its coverage.
+and by Student's t over the normal quantile, at Welch and Satterthwaite's degrees of freedom: with seeds that agree it
+is the interval over items, with seeds that do not it grows as few values demand. `tests/ablation/test_intervals.py`
+holds its coverage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all cells share, made once and kept as state: the prepared data, each way of mining, each choice of eval sets."""
+"""What cells share, made once and kept as state: the prepared data, each way of mining, each choice of eval sets."""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ class Variant(Section):
 
     label: str = Field("", description="how reports call it; its name if empty")
     changes: dict[str, Any] = Field({}, description="`section.key: value`, on top of the family's changes")
-    stages: list[StageName] | None = Field(None, description="stages in the order of their training; none: the family's")
+    stages: list[StageName] | None = Field(
+        None, description="stages in the order of their training; none: the family's"
+    )
     paper: float | None = Field(None, description="what the paper measured for it: mean over MTEB's 56 tasks")
 
     @field_validator("changes")
