@@ -27,7 +27,7 @@ def refusal(recipe: str, *overrides: str) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", ["tiny", "laptop", "laptop-llm"])
+@pytest.mark.parametrize("name", ["tiny", "laptop", "laptop-llm", "ablate"])
 def test_a_preset_loads_under_its_own_name(name: str) -> None:
     assert load_recipe(name).name == name
 

@@ -1,16 +1,13 @@
 """A difference between two variants over seeds and items: the interval that speaks of other seeds and other queries.
 
-Every seed of both variants is scored on the same items, so seeds and items cross. The bootstrap resamples both, each
-with replacement and independently (Owen 2007, The pigeonhole bootstrap), a seed of the variant together with the same
-seed of the baseline. Three seeds are too few for its percentiles: they repeat so often that the spread comes out small.
-So its draws are moved onto the difference and stretched, as those of v-measure are
-(docs/decisions/v-measure-intervals.md), to the standard error from
+Every seed of both variants is scored on the same items, so seeds and items cross. A bootstrap that resamples both (Owen
+2007, The pigeonhole bootstrap) is sound for many seeds; of three it repeats so few that its percentiles are far too
+narrow (docs/decisions/intervals-over-seeds.md). So the variance is put together from its parts,
 
-    variance = through items (of the mean over seeds: jackknife) + through seeds (s² / S) − what both count,
+    through items (of the mean over seeds: jackknife) + through seeds (s² / S) − what both count,
 
-and by Student's t over the normal quantile, at Welch and Satterthwaite's degrees of freedom: with seeds that agree it
-is the interval over items, with seeds that do not it grows as few values demand. `tests/ablation/test_intervals.py`
-holds its coverage.
+and the interval is Student's, at Welch and Satterthwaite's degrees of freedom: with seeds that agree it is the interval
+over items, with seeds that do not it grows as few values demand. `tests/ablation/test_intervals.py` holds its coverage.
 """
 
 from __future__ import annotations
@@ -20,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nvembed.evaluation.stats import Statistic, jackknife_error, left_out, observed, percentile_interval, resamples
+from nvembed.core.errors import UserError
+from nvembed.evaluation.stats import Statistic, jackknife_error, left_out, observed
 
 
 @dataclass(frozen=True)
@@ -42,34 +40,32 @@ class OverSeeds:
 
 
 def over_seeds(
-    variant: Sequence[Statistic], baseline: Sequence[Statistic], *, samples: int, confidence: float, seed: int
+    variant: Sequence[Statistic], baseline: Sequence[Statistic], *, confidence: float, seed: int
 ) -> OverSeeds:
     """variant − baseline over seeds and items.
 
     Args:
         variant, baseline: a task's score as a function of its items, one for each seed, the same seeds in both.
-        samples: resamples of seeds and items.
         confidence: of the interval, for instance 0.95.
-        seed: of the resampling.
+        seed: groups the items that the jackknife leaves out together, where there are many.
 
     Raises:
         UserError: the statistics are over different numbers of items.
         ValueError: not two seeds or more of each.
     """
+    from scipy.stats import t
+
     count = len(variant)
     if count < 2 or len(baseline) != count:
         raise ValueError(f"{count} and {len(baseline)} seeds; give the same two or more of both")
-    both = [*variant, *baseline]
+    if len({statistic.size for statistic in (*variant, *baseline)}) > 1:
+        raise UserError("the evaluations to be compared hold different numbers of items; evaluate on the same sets")
     own = np.array([observed(a) - observed(b) for a, b in zip(variant, baseline, strict=True)])
-    rows = resamples(both, samples, seed)
-    chosen = np.random.default_rng([seed, 1]).multinomial(count, [1 / count] * count, size=samples)
-    drawn = np.einsum("ns,sn->n", chosen / count, rows[:count] - rows[count:])
-    without = np.stack([left_out(statistic, seed) for statistic in both])
-    items, seeds, freedom = _variances(own, without[:count] - without[count:])
-    error = float(np.sqrt(items + seeds))
-    span = percentile_interval(float(own.mean()), drawn, confidence, error * _stretch(freedom, confidence))
+    without = np.stack([left_out(a, seed) - left_out(b, seed) for a, b in zip(variant, baseline, strict=True)])
+    items, seeds, freedom = _variances(own, without)
+    mean, half = float(own.mean()), float(t.ppf((1 + confidence) / 2, freedom) * np.sqrt(items + seeds))
     return OverSeeds(
-        span.mean, span.low, span.high, own.tolist(), float(np.sqrt(items)), float(np.sqrt(seeds)), freedom
+        mean, mean - half, mean + half, own.tolist(), float(np.sqrt(items)), float(np.sqrt(seeds)), freedom
     )
 
 
@@ -87,11 +83,3 @@ def _variances(own: np.ndarray, without: np.ndarray) -> tuple[float, float, floa
     total = items + seeds
     parts = seeds**2 / (count - 1) + items**2 / max(groups - 1, 1)
     return items, seeds, float(total**2 / parts) if parts > 0 else float(groups)
-
-
-def _stretch(freedom: float, confidence: float) -> float:
-    """Student's quantile over the normal one."""
-    from scipy.stats import norm, t
-
-    tail = (1 + confidence) / 2
-    return float(t.ppf(tail, freedom) / norm.ppf(tail))

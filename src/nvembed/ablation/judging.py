@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nvembed.ablation.cells import Work, training_of
 from nvembed.ablation.intervals import OverSeeds, over_seeds
 from nvembed.ablation.plan import Arm
@@ -53,7 +51,6 @@ def judge(runner: Runner) -> dict[str, Any]:
         "seeds": plan.seeds,
         "learning_rate_factors": plan.factors,
         "confidence": evaluation.confidence,
-        "bootstrap_samples": evaluation.bootstrap_samples,
         "families": families,
     }
 
@@ -98,7 +95,7 @@ def _differences(
                 "seeds": span.seeds,
                 "error_items": span.error_items,
                 "error_seeds": span.error_seeds,
-                "degrees_of_freedom": None if np.isinf(span.freedom) else span.freedom,
+                "degrees_of_freedom": span.freedom,
                 "paper_difference": paper,
             }
         )
@@ -111,7 +108,6 @@ def _over_seeds(runner: Runner, task: str, own: Sequence[Work], baseline: Sequen
     statistics = [[statistic_of(r.tasks["test", task]["type"], r.items["test", task]) for r in some] for some in both]
     return over_seeds(
         *statistics,
-        samples=evaluation.bootstrap_samples,
         confidence=evaluation.confidence,
         seed=task_seed(evaluation.seed, "test", task),
     )

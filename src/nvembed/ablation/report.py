@@ -126,8 +126,8 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
     ]
     notes = [
         f"Differences are paired and on test: same seeds, same queries (or test items, or documents). [ ] are "
-        f"{confidence:.0%} intervals over seeds and items ({content['bootstrap_samples']:,} resamples of both, set to "
-        "the standard error from both and Student's t, since there are few seeds). `Not resolved` means that the "
+        f"{confidence:.0%} intervals over seeds and items (standard errors through "
+        "both, Student's t, since there are few seeds). `Not resolved` means that the "
         "interval holds 0: this budget and this test set cannot tell.",
         f"Learning rates: each variant was trained with all its rates × {factors} and seed {content['seeds'][0]}; the "
         "factor with the highest mean over tasks on dev was taken. No other cell was measured on test."
