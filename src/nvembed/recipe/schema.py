@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from nvembed.recipe.ablation import Ablation
 from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
 from nvembed.recipe.batches import Batches
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
@@ -295,6 +296,7 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     registration: Registration = Registration()
     resources: Resources = Resources()
+    ablation: Ablation | None = Field(None, description="what `nvembed ablate` compares; no part of a run")
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:
