@@ -96,7 +96,12 @@ def nvembed_pipeline(
             ),
             *place,
         ).outputs["mined"]
-        common = {"model": sections["model"], "resources": sections["resources"], "dataset": mined}
+        common = {
+            "model": sections["model"],
+            "resources": sections["resources"],
+            "dataset": mined,
+            "eval_sets": prepared["eval_sets"],
+        }
         stage1 = _place(train(name="stage1", stage=sections["stage1"], **common), *place).outputs["adapter"]
         stage2 = _place(train(name="stage2", stage=sections["stage2"], init=stage1, **common), *place).outputs[
             "adapter"

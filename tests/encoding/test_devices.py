@@ -21,14 +21,8 @@ from nvembed.core.lifeline import process_identity
 from nvembed.encoding import encode
 from nvembed.modeling.plan import make_plan
 from nvembed.modeling.workers import Workers
-from nvembed.recipe import load_recipe
 
 MANY = [f"text {number} " * (number % 9 + 1) for number in range(120)] + ["the same text twice"] * 2
-
-
-@pytest.fixture(scope="module")
-def model() -> NVEmbedModel:
-    return NVEmbedModel.from_section(load_recipe("tiny").model)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,8 @@ from nvembed import NVEmbedModel
 from nvembed.core.errors import UserError
 from nvembed.encoding import encode, encode_cached
 from nvembed.modeling.batching import cpu_has_bf16, resolve_precision, token_batches
+from nvembed.modeling.plan import make_plan
 from nvembed.recipe import load_recipe
-
-
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NVEMBED_STATE", str(tmp_path / "state"))
-
-
-@pytest.fixture(scope="module")
-def model() -> NVEmbedModel:
-    return NVEmbedModel.from_section(load_recipe("tiny").model)
 
 
 @pytest.fixture
@@ -64,6 +56,19 @@ def test_equal_texts_are_encoded_once(model: NVEmbedModel, tokens_seen: list[tup
     assert not np.array_equal(vectors[0], vectors[1])
 
 
+def test_progress_is_told_in_texts_up_to_the_last(
+    model: NVEmbedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVEMBED_PROGRESS", str(tmp_path / "progress.jsonl"))
+    encode(model, [f"text {n} " * n for n in range(40)] + ["text 1 "], batch_tokens=256, label="passages")
+    told = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    counts = [event["done"] for event in told]
+    assert {(event["event"], event["label"], event["total"]) for event in told} == {("progress", "passages", 41)}
+    assert counts == sorted(counts)
+    assert 0 < counts[0] < 40, "the first batch is told of at once"
+    assert counts[-1] == 41
+
+
 def test_any_iterable_will_do(model: NVEmbedModel) -> None:
     assert furthest(encode(model, (text for text in TEXTS)), encode(model, tuple(TEXTS))) == 0
 
@@ -97,6 +102,29 @@ def test_encoding_leaves_a_model_in_training_as_it_was(model: NVEmbedModel) -> N
 def test_automatic_precision_follows_the_processor() -> None:
     assert resolve_precision("auto", torch.device("cpu")) == ("bfloat16" if cpu_has_bf16() else "float32")
     assert resolve_precision("float32", torch.device("cpu")) == "float32"
+
+
+def test_on_a_gpu_auto_leaves_half_precision_weights_as_they_are_and_takes_bf16_for_others(
+    model: NVEmbedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A published checkpoint is fp16: cast to bf16 it would lose three bits of each weight and gain nothing."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    half = NVEmbedModel.from_section(load_recipe("tiny").model, dtype=torch.float16)
+    plans = [make_plan(each, precision="auto", devices=["cuda:0"]) for each in (half, model)]
+    assert [plan.settings(each)["computed_in"] for plan, each in zip(plans, (half, model), strict=True)] == [
+        "float16",
+        "bfloat16",
+    ]
+    half.latent.float()
+    assert make_plan(half, precision="auto", devices=["cuda:0"]).compute == "bfloat16", "autocast joins the two types"
+
+
+def test_float32_is_not_promised_of_weights_that_have_lost_it() -> None:
+    half = NVEmbedModel.from_section(load_recipe("tiny").model, dtype=torch.bfloat16)
+    with pytest.raises(UserError, match=r"weights are bfloat16; load it with dtype=torch\.float32"):
+        half.encode(TEXTS, precision="float32")
+    assert half.encode(TEXTS).shape == (len(TEXTS), 32)
 
 
 def test_the_cache_returns_what_encoding_does_and_encodes_nothing_again(

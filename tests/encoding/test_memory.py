@@ -14,14 +14,8 @@ from nvembed import NVEmbedModel
 from nvembed.core.errors import UserError
 from nvembed.modeling.encoder import Encoder, is_out_of_memory
 from nvembed.modeling.plan import make_plan
-from nvembed.recipe import load_recipe
 
 MANY = [f"text {number} " * (number % 9 + 1) for number in range(120)]
-
-
-@pytest.fixture(scope="module")
-def model() -> NVEmbedModel:
-    return NVEmbedModel.from_section(load_recipe("tiny").model)
 
 
 def cuda_says_no() -> None:

@@ -6,27 +6,15 @@ import numpy as np
 import pytest
 from modeling_helpers import TEXTS, furthest
 
-from nvembed import NVEmbedModel
 from nvembed.core.errors import UserError
 from nvembed.encoding import encode, encode_cached
 from nvembed.modeling.vectors import to_binary, to_float32, to_int8, truncate
-from nvembed.recipe import load_recipe
-
-
-@pytest.fixture(scope="module")
-def model() -> NVEmbedModel:
-    return NVEmbedModel.from_section(load_recipe("tiny").model)
 
 
 @pytest.fixture(scope="module")
 def vectors() -> np.ndarray:
     drawn = np.random.default_rng(3).normal(size=(200, 70)).astype(np.float32)
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-
-
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NVEMBED_STATE", str(tmp_path / "state"))
 
 
 @pytest.mark.parametrize("kept", [1, 8, 33, 70])

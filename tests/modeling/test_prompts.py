@@ -77,6 +77,18 @@ def test_a_prompt_is_masked_as_the_text_rule_says(kind: str, layout: str, poolin
     assert furthest(again.encode(TEXTS, INSTRUCTION), instructed) < 1e-5
 
 
+@pytest.mark.parametrize(("kind", "layout"), POOLED)
+def test_padding_on_the_left_changes_nothing(kind: str, layout: str, tmp_path: Path) -> None:
+    """A tool may pad as it likes: a prompt's places are counted from where a text begins."""
+    from sentence_transformers import SentenceTransformer
+
+    model = make_model(kind, layout, "latent")
+    folder = model.save_pretrained(tmp_path / "out", check=False)
+    loaded = SentenceTransformer(str(folder), device="cpu")
+    loaded.tokenizer.padding_side = "left"
+    assert furthest(loaded.encode(TEXTS, prompt=PROMPT), model.encode(TEXTS, INSTRUCTION)) < 1e-5
+
+
 def test_a_pooled_token_more_or_less_would_show() -> None:
     """The comparison above is worth something: leaving out one pooled token moves the vector far beyond 1e-5."""
     model = make_model("byte_bpe", "offset", "mean")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from modeling_helpers import DATA, INSTRUCTION, MINILM, TEXTS, furthest
@@ -220,3 +221,17 @@ def test_a_published_checkpoint_is_loaded_by_our_classes_whatever_code_it_names(
     ours = NVEmbedModel.from_pretrained(folder).encode(TEXTS)
     assert isinstance(AutoModel.from_pretrained(folder), NVEmbedTextModel)
     assert furthest(NVEmbedModel.from_card(str(folder)).encode(TEXTS), ours) == 0
+
+
+@pytest.mark.parametrize("padded", ["left", "right"])
+def test_the_published_folder_itself_opens_in_sentence_transformers_as_its_card_says(padded: str) -> None:
+    """End tokens written behind the texts by hand; the published code wants the padding turned to the right first."""
+    from sentence_transformers import SentenceTransformer
+
+    loaded = SentenceTransformer(str(DATA / "nvembed-tiny"), device="cpu")
+    loaded.tokenizer.padding_side = padded
+    for case in json.loads((DATA / "nvembed-tiny" / "expected.json").read_text()):
+        loaded.max_seq_length = case["max_length"]
+        texts = [text + loaded.tokenizer.eos_token for text in case["texts"]]
+        vectors = loaded.encode(texts, prompt=case["instruction"] or None, normalize_embeddings=True)
+        assert furthest(vectors, np.array(case["embeddings"], dtype=np.float32)) < 1e-5, case["name"]

@@ -1,5 +1,6 @@
 """What the tests of training share: made-up examples, a dataset folder, sections, and torchrun."""
 
+import json
 import os
 import random
 import subprocess
@@ -61,8 +62,40 @@ def make_dataset(folder: Path, examples: list[Example], kind: str = "mined") -> 
     }
     with output_folder(folder) as inside:
         write_examples(inside, examples, columns=columns if kind == "mined" else None)
-        write_manifest(inside, kind=kind, section={}, licenses={"made up": "CC0-1.0"})
+        write_manifest(
+            inside, kind=kind, section={}, licenses={"made up": "CC0-1.0"}, counts={"examples": len(examples)}
+        )
     return folder
+
+
+def make_eval_sets(folder: Path, examples: list[Example], *, split: str = "dev") -> Path:
+    """An eval folder with one retrieval task: the examples' queries against their positives and first negatives."""
+    texts = dict.fromkeys(text for e in examples for text in (e.positive, *e.negatives[:1]))
+    ids = {text: f"d{index}" for index, text in enumerate(texts)}
+    with output_folder(folder) as inside:
+        task = inside / split / "words"
+        write_tables(
+            task,
+            corpus=[{"id": ids[text], "text": text} for text in texts],
+            queries=[{"id": f"q{index}", "text": e.query} for index, e in enumerate(examples)],
+            qrels=[
+                {"query_id": f"q{index}", "corpus_id": ids[e.positive], "score": 1} for index, e in enumerate(examples)
+            ],
+        )
+        head = {"name": "words", "type": "Retrieval", "instruction": "find the same words", "document_instruction": ""}
+        (task / "task.json").write_text(json.dumps(head))
+        write_manifest(inside, kind="eval", section={}, licenses={"made up": "CC0-1.0"})
+    return folder
+
+
+def write_tables(folder: Path, **tables: list[dict]) -> None:
+    """Parquet files by name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True)
+    for name, rows in tables.items():
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
 
 
 def recipe(*overrides: str) -> Recipe:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from training.plain_loss import example, vector_of
 
+from nvembed.data.lengths import Lengths
 from nvembed.recipe import InBatch
-from nvembed.training.layout import deal, lay_out
+from nvembed.training.layout import deal, lay_out, texts_of
 from nvembed.training.losses import info_nce, means
 
 TEMPERATURE = 0.07
@@ -116,27 +117,37 @@ def test_value_and_gradient_are_those_of_finite_differences(in_batch):
     torch.autograd.gradcheck(loss, (vectors,))
 
 
-def test_equals_multiple_negatives_ranking_loss_of_sentence_transformers_where_both_apply():
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_equals_multiple_negatives_ranking_loss_of_sentence_transformers_where_both_apply(cached, dtype, tolerance):
+    from sentence_transformers.sentence_transformer import losses
 
     batch = [example(f"q{i}", f"p{i}", [f"n{i}"]) for i in range(5)]
     layout = arranged(batch, negatives=1)
-    raw = 3 * torch.tensor(vectors_of(layout.texts), dtype=torch.float32)
+    raw = 3 * torch.tensor(vectors_of(layout.texts), dtype=dtype)
     ours_in, theirs_in = raw.clone().requires_grad_(), raw.clone().requires_grad_()
     unit = torch.nn.functional.normalize(ours_in)
     ours = info_nce(unit[layout.queries], unit[layout.documents], layout.comparison, TEMPERATURE).losses.mean()
     where = {text.text: place for place, text in enumerate(layout.texts)}
-    columns = [[where[f"{kind}{i}"] for i in range(5)] for kind in "qpn"]
+    columns = [{"input_ids": torch.tensor([[where[f"{kind}{i}"]] for i in range(5)])} for kind in "qpn"]
 
-    class Nothing(torch.nn.Module):
-        """The loss wants a model; the vectors are given to it directly."""
+    class Rows(torch.nn.Module):
+        """Gives the loss the vectors whose numbers it is asked for."""
 
-    loss = MultipleNegativesRankingLoss(Nothing(), scale=1 / TEMPERATURE)
-    theirs = loss.compute_loss_from_embeddings([theirs_in[column] for column in columns], None)
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+        def forward(self, features):
+            return {"sentence_embedding": theirs_in[features["input_ids"][:, 0]]}
+
+    model = torch.nn.Sequential(Rows())
+    if cached:
+        loss = losses.CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=2)
+    else:
+        loss = losses.MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
+    theirs = loss(columns, None)
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     ours.backward()
     theirs.backward()
-    torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=1e-5, atol=1e-6)
+    assert float(theirs_in.grad.abs().max()) > 0
+    torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=tolerance, atol=tolerance)
 
 
 def test_losses_of_low_precision_vectors_are_computed_in_float32():
@@ -180,18 +191,11 @@ def test_divided_over_ranks_the_losses_are_the_same(world):
         padded.append(np.pad(documents, ((0, rows - len(documents)), (0, 0))))
     gathered = torch.tensor(np.concatenate(padded))
     divided = torch.empty_like(whole)
-    for layout, members in zip(layouts, deal(batch, world), strict=True):
+    lengths = Lengths(negatives=2, query_max_length=16, document_max_length=32)
+    hands = deal([texts_of(one, lengths) for one in batch], world)
+    for layout, members in zip(layouts, hands, strict=True):
         assert layout.gathered_rows == rows
         vectors = torch.tensor(vectors_of(layout.texts))
         parts = info_nce(vectors[layout.queries], gathered, layout.comparison, TEMPERATURE)
         divided[members] = parts.losses
     torch.testing.assert_close(divided, whole, rtol=1e-12, atol=1e-12)
-
-
-def test_ranks_get_like_numbers_of_examples_and_of_characters():
-    batch = [example("q" * (1 + i * 37 % 50), "p" * (1 + i * 91 % 400)) for i in range(64)]
-    hands = deal(batch, 4)
-    assert sorted(i for hand in hands for i in hand) == list(range(64))
-    assert {len(hand) for hand in hands} == {16}
-    loads = [sum(len(batch[i].query) + len(batch[i].positive) for i in hand) for hand in hands]
-    assert max(loads) < 1.1 * min(loads)

@@ -1,105 +1,49 @@
 """A run that is killed loses nothing but the steps since its last checkpoint.
 
-What is pinned: after SIGKILL of whoever started it, or of everything, a run that is started again at once waits for the
-old ranks to be gone, goes on from the newest whole checkpoint and ends with the very bytes of an undisturbed run; its
-metrics are one curve. A checkpoint of one ZeRO stage and number of ranks serves any other.
+What is pinned: 20 runs of recipe `tiny`'s stage, killed by SIGKILL at moments drawn by (seed, phase), 8 of them while a
+checkpoint is written, are started again at once, wait for the old ranks to be gone, go on from the newest whole
+checkpoint and end with the very bytes of an undisturbed run; their metrics are one curve. (`make test` has 3 of them,
+`make test-all` all 20; both print the tally.) A run that is asked to end keeps the step it has reached, whoever of its
+processes are asked. A checkpoint of one ZeRO stage and number of ranks serves any other.
 """
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from training.support import HERE, make_dataset, make_examples, recipe
+from training import kills
+from training.runs import (
+    CHECKPOINT_STEPS,
+    STEPS,
+    as_bytes,
+    descendants,
+    finish,
+    kill,
+    log_of,
+    losses,
+    make_job,
+    ranks_of,
+    send,
+    start,
+    steps_done,
+    steps_kept,
+    trained,
+    wait_for,
+)
+from training.support import make_dataset, make_examples
 
 from nvembed.core.lifeline import process_identity
 from nvembed.training.checkpoints import TENSORS, newest_checkpoint
-from nvembed.training.history import read_history
-from nvembed.training.job import Job
 
-STEPS = 40
-
-
-def make_job(folder: Path, dataset: Path, *, dropout: float = 0.1, zero: int = 0) -> Path:
-    """A job in a state folder of its own."""
-    made = recipe(f"stage1.steps={STEPS}", "stage1.checkpoint_steps=3", f"stage1.zero_stage={zero}")
-    folder.mkdir(parents=True, exist_ok=True)
-    sections = {"stage": made.stage1.model_dump(mode="json"), "model": made.model.model_dump(mode="json")}
-    sections["model"]["lora"]["dropout"] = dropout
-    job = Job(
-        name="stage1",
-        **sections,
-        dataset=str(dataset),
-        init=None,
-        state=str(folder),
-        resume=None,
-        made_by={"model": sections["model"], "code": "of the test"},
-        device="cpu",
-        threads=1,
-    )
-    job.write(folder / "job.json")
-    return folder / "job.json"
-
-
-def start(job: Path, ranks: int = 1) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(HERE / "driver.py"), str(job), str(ranks)], start_new_session=True)
-
-
-def steps_kept(state: Path) -> int:
-    return max((int(folder.name.split("-")[1]) for folder in (state / "checkpoints").glob("step-*")), default=0)
-
-
-def wait_for(job: Path, starter: subprocess.Popen, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert starter.poll() is None, (job.parent / "worker.log").read_text()[-3000:]
-        assert time.monotonic() < deadline, "the moment to kill did not come"
-        time.sleep(0.001)
-
-
-def descendants(pid: int) -> list[int]:
-    """Children, their children and so on."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = dict(map(int, line.split()) for line in listed.splitlines())
-    found, seen = [], {pid}
-    while new := [child for child, parent in parents.items() if parent in seen and child not in seen]:
-        found += new
-        seen.update(new)
-    return found
-
-
-def kill(starter: subprocess.Popen, *, tree: bool) -> list[int]:
-    """SIGKILL the starter, or it and all its descendants; the descendants."""
-    children = descendants(starter.pid)
-    for process in [starter.pid, *(children if tree else [])]:
-        os.kill(process, signal.SIGKILL)
-    starter.wait()
-    return children
-
-
-def finish(job: Path, ranks: int = 1) -> dict[str, torch.Tensor]:
-    """Run to the end; the trained tensors."""
-    return trained(job, start(job, ranks))
-
-
-def trained(job: Path, starter: subprocess.Popen) -> dict[str, torch.Tensor]:
-    assert starter.wait(timeout=240) == 0, (job.parent / "worker.log").read_text()[-3000:]
-    return load_file(job.parent / "result" / "trainable.safetensors")
-
-
-def as_bytes(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-
-
-def losses(state: Path) -> list[tuple[float, ...]]:
-    return [(record["step"], record["loss"], record["grad_norm"]) for record in read_history(state / "metrics.jsonl")]
+QUICK = [("in a step", 0), ("checkpoint being written", 0), ("checkpoint not yet named", 0)]
+KILLS = [
+    pytest.param(phase, seed, id=f"{phase}-{seed}", marks=[] if (phase, seed) in QUICK else [pytest.mark.slow])
+    for phase in kills.PHASES
+    for seed in kills.SEEDS
+]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +55,7 @@ def undisturbed(tmp_path_factory):
     return dataset, job, start(job)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_its_newest_checkpoint_damaged_a_run_ends_with_the_bytes_of_an_undisturbed_one(
     undisturbed, tmp_path
 ):
@@ -135,7 +80,7 @@ def test_killed_twice_and_its_newest_checkpoint_damaged_a_run_ends_with_the_byte
     found = finish(job)
     expected = trained(untouched, untouched_starter)
     assert as_bytes(found) == as_bytes(expected)
-    log = (state / "worker.log").read_text()
+    log = log_of(job)
     assert f"going on from the checkpoint of step {reached}" in log
     assert "passed over" in log
     assert f"going on from the checkpoint of step {newest.step - 3}" in log
@@ -146,35 +91,92 @@ def test_killed_twice_and_its_newest_checkpoint_damaged_a_run_ends_with_the_byte
     assert (facts["world"], facts["precision"]) == (1, "float32")
 
 
+@pytest.mark.parametrize(("phase", "seed"), KILLS)
+def test_killed_at_a_drawn_moment_and_resumed_a_run_ends_with_the_same_bytes(
+    undisturbed, tmp_path, phase, seed, record_property
+):
+    dataset, untouched, untouched_starter = undisturbed
+    job = make_job(tmp_path / "state", dataset)
+    killed = kills.kill_at_drawn_moment(job, start(job), phase, seed)
+    found = finish(job)
+    resumed = kills.resumed_from(job, killed)
+    same = as_bytes(found) == as_bytes(trained(untouched, untouched_starter))
+    record_property("kill", [phase, seed, killed.found, killed.steps_done, resumed, same])
+    assert same
+    assert losses(job.parent) == losses(untouched.parent)
+    if killed.found != "result there":
+        assert resumed == killed.newest_checkpoint
+        assert killed.steps_done - resumed <= CHECKPOINT_STEPS
+    if phase in kills.WRITING:
+        assert resumed < killed.steps_done, "the checkpoint that was being written does not count"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", ["in a step", "while a checkpoint is written", "between its writing and its name"])
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_at_any_moment_a_run_ends_with_the_same_bytes(undisturbed, tmp_path, phase, seed):
+@pytest.mark.parametrize("asked", ["the starter", "all its processes at once"])
+def test_asked_to_end_a_run_keeps_the_step_reached(undisturbed, tmp_path, asked):
     dataset, untouched, untouched_starter = undisturbed
     state = tmp_path / "state"
     job = make_job(state, dataset)
     starter = start(job)
-    aside = state / "checkpoints" / f".step-{3 * (seed + 2):08d}.partial"
-    moments = {
-        "in a step": lambda: len(read_history(state / "metrics.jsonl")) >= 5 + 4 * seed,
-        "while a checkpoint is written": lambda: aside.exists(),
-        "between its writing and its name": lambda: (aside / "state.json").exists(),
-    }
-    wait_for(job, starter, moments[phase])
-    kill(starter, tree=True)
+    wait_for(job, starter, lambda: steps_done(state) >= 7)
+    send(signal.SIGTERM, *(descendants(starter.pid) if "all" in asked else []), starter.pid)
+    assert starter.wait(timeout=60) == 128 + signal.SIGTERM
+    assert steps_kept(state) == steps_done(state) < STEPS
     assert as_bytes(finish(job)) == as_bytes(trained(untouched, untouched_starter))
 
 
 @pytest.mark.slow
-def test_sigterm_keeps_the_step_reached(undisturbed, tmp_path):
+def test_asked_to_end_while_the_model_is_loaded_a_run_ends_at_once_and_nothing_is_amiss(undisturbed, tmp_path):
     dataset, untouched, untouched_starter = undisturbed
     state = tmp_path / "state"
     job = make_job(state, dataset)
     starter = start(job)
-    wait_for(job, starter, lambda: len(read_history(state / "metrics.jsonl")) >= 7)
-    starter.terminate()
+    wait_for(job, starter, lambda: (state / ".lock").exists())
+    below = descendants(starter.pid)
+    asked = time.monotonic()
+    send(signal.SIGTERM, *below, starter.pid)
     assert starter.wait(timeout=60) == 128 + signal.SIGTERM
-    assert steps_kept(state) == len(read_history(state / "metrics.jsonl")) < STEPS
+    assert time.monotonic() - asked < 20
+    assert steps_done(state) == 0
+    assert not any(process_identity(pid) for pid in below)
+    assert as_bytes(finish(job)) == as_bytes(trained(untouched, untouched_starter))
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_run_within_seconds_and_it_resumes(undisturbed, tmp_path):
+    dataset, _, _ = undisturbed
+    state = tmp_path / "state"
+    job = make_job(state, dataset, dropout=0.0)
+    starter = start(job, 2)
+    wait_for(job, starter, lambda: steps_kept(state) >= 6)
+    below = descendants(starter.pid)
+    killed = time.monotonic()
+    send(signal.SIGKILL, ranks_of(starter)[1])
+    assert starter.wait(timeout=60) == 1
+    assert time.monotonic() - killed < 30
+    assert not any(process_identity(pid) for pid in below)
+    kept = steps_kept(state)
+    finish(job, 2)
+    assert f"going on from the checkpoint of step {kept}" in log_of(job)
+    assert [step for step, *_ in losses(state)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kilobytes", "checkpoint_steps", "kept"),
+    [(200, 3, "checkpoint of step 3 not written"), (60, STEPS, "the disk is full; free some space")],
+    ids=["a checkpoint", "the result"],
+)
+def test_what_the_disk_has_no_room_for_is_told_in_a_line_and_done_when_there_is_room(
+    undisturbed, tmp_path, kilobytes, checkpoint_steps, kept
+):
+    dataset, untouched, untouched_starter = undisturbed
+    job = make_job(tmp_path / "state", dataset, checkpoint_steps=checkpoint_steps)
+    limited = start(job, prefix=["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "-"], stderr=subprocess.PIPE)
+    _, said = limited.communicate(timeout=120)
+    assert limited.returncode == 2, said
+    (line,) = said.decode().splitlines()
+    assert kept in line
     assert as_bytes(finish(job)) == as_bytes(trained(untouched, untouched_starter))
 
 

@@ -59,7 +59,20 @@ def test_the_adapter_folder_holds_weights_curves_report_and_manifest(place, stag
     assert manifest.headline["stage1.steps"] == 4
     assert manifest.headline["stage1.examples_per_second"] * manifest.headline["stage1.seconds"] == pytest.approx(32)
     assert (stage1 / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert manifest.headline["stage1.epochs"] == 4 / 3
+    assert manifest.extra["composition"] == [
+        {
+            "task": "words",
+            "source": "made up",
+            "task_type": "retrieval",
+            "examples": 24,
+            "per_epoch": 24,
+            "share": 1.0,
+            "passes": 4 / 3,
+        }
+    ]
     page = (stage1 / "report.html").read_text()
+    assert "What an epoch holds" in page and "<td>24</td><td>24</td><td>100.00%</td><td>1.33</td>" in page
     assert "data:image/png;base64" in page and "http" not in page
 
 
@@ -85,9 +98,17 @@ def test_progress_and_metrics_are_told_while_it_trains(place, stage1):
         "train/negative_similarity",
         "train/examples_per_second",
         "train/tokens_per_second",
+        "train/step_seconds",
+        "train/data_wait_seconds",
+        "train/memory_gigabytes",
+        "train/peak_share",
     }
     progress = metrics(place / "progress")
     assert any("fewer than 2 negatives" in line.get("text", "") for line in progress)
+    assert any(
+        "an epoch: 24 examples in 3 steps, words (made up) 100.0%; 4 steps are 1.33 epochs" in line.get("text", "")
+        for line in progress
+    )
     last = [line for line in progress if line["event"] == "progress"][-1]
     assert (last["done"], last["total"]) == (4, 4)
     assert last["text"].startswith("loss ") and last["text"].endswith("left")
@@ -141,11 +162,12 @@ def test_distillation_without_a_teachers_scores_is_refused_and_leaves_nothing(pl
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stage1.batch_size=25"], "24 training examples of retrieval, fewer than one batch of 25"),
+        (["stage1.batch_size=25"], "batch_size 25: only 24 training examples of retrieval"),
         (["stage1.task_types=[sts]"], "0 training examples of sts"),
         (["resources.processes=9"], "resources.processes is 9, above batch_size 8"),
         (["resources.nodes=2"], "resources.nodes is 2"),
         (["model.max_length=99999"], "max_length"),
+        (["stage1.batches.weights.word=2"], r"dataset: batches\.weights: 'word' .* \(did you mean 'words'\?\)"),
     ],
 )
 def test_a_recipe_that_cannot_be_trained_is_refused_at_once(place, overrides, message):
@@ -165,9 +187,20 @@ def test_a_missing_or_changed_dataset_is_refused(place):
         train(place, "stage1", "unmade", dataset="nowhere")
     changed = place / "changed"
     shutil.copytree(place / "dataset", changed)
-    next((changed / "train").iterdir()).unlink()
-    with pytest.raises(UserError, match="its files changed"):
+    with (changed / "train" / "part-00000.parquet").open("ab") as part:
+        part.write(b"PAR1")
+    with pytest.raises(UserError, match=r"changed.* (its files changed|cannot be read as Parquet)"):
         train(place, "stage1", "unmade", dataset="changed")
+
+
+def test_a_dataset_with_a_missing_shard_is_refused_with_the_shards_name(place, monkeypatch):
+    monkeypatch.setattr("nvembed.data.store.ROWS_A_PART", 10)
+    for name, lost in (("middle", "part-00001.parquet"), ("last", "part-00002.parquet")):
+        folder = make_dataset(place / f"lost-{name}", make_examples(24))
+        (folder / "train" / lost).unlink()
+        rows = "" if name == "middle" else "or a later one is missing: 20 of 24 examples are there"
+        with pytest.raises(UserError, match=f"lost-{name}/train: {lost} {rows}"):
+            train(place, "stage1", "unmade", dataset=f"lost-{name}")
 
 
 def test_an_adapter_of_another_model_section_is_refused_with_what_differs(place, stage1):
@@ -175,3 +208,14 @@ def test_an_adapter_of_another_model_section_is_refused_with_what_differs(place,
         train(place, "stage2", "unmade", "model.pooling=mean", init=stage1)
     with pytest.raises(UserError, match="holds a mined"):
         train(place, "stage2", "unmade", init=place / "dataset")
+
+
+def test_a_damaged_adapter_is_refused(place, stage1):
+    damaged = place / "damaged"
+    shutil.copytree(stage1, damaged)
+    with (damaged / "trainable.safetensors").open("r+b") as stream:
+        stream.seek(-3, 2)
+        stream.write(b"\x00\x01")
+    with pytest.raises(UserError, match="damaged: its files changed"):
+        train(place, "stage2", "unmade", init=damaged)
+    assert not (place / "unmade").exists()

@@ -64,9 +64,12 @@ def embed(
     texts = read_texts(source, column, id_column)
     texts = _look_ahead(source, texts, whole=target.suffix in _FILES)
     devices = find_devices(device)
+    import torch
+
     from nvembed import NVEmbedModel
 
-    loaded = NVEmbedModel.from_pretrained(model, device=devices[0])
+    dtype = torch.float32 if options["precision"] == "float32" else None
+    loaded = NVEmbedModel.from_pretrained(model, device=devices[0], dtype=dtype)
     options = {name: value for name, value in options.items() if value is not None}
     if len(devices) > 1:  # each process reads the model itself; this one only hands out texts
         loaded.to("cpu")

@@ -57,6 +57,7 @@ def mine(recipe: str, overrides: tuple[str, ...], dataset: Path, out: Path) -> N
 @click.option("--stage", type=click.Choice(["stage1", "stage2"]), default="stage1", show_default=True)
 @_folder("--dataset", "What `nvembed mine` (or `prepare`) wrote.")
 @_folder("--init", "The adapter to start from: stage 1's, for stage 2.", required=False)
+@_folder("--eval-sets", "What `nvembed prepare` held out: the dev split for the stage's dev_check.", required=False)
 @_folder("--resume", "A checkpoint (step-…) to go on from; default: the newest one of this very work.", required=False)
 @_folder("--out", "Folder for the trained adapter.")
 def train(
@@ -65,6 +66,7 @@ def train(
     stage: str,
     dataset: Path,
     init: Path | None,
+    eval_sets: Path | None,
     resume: Path | None,
     out: Path,
 ) -> None:
@@ -73,6 +75,8 @@ def train(
     _needs(dataset, "--dataset")
     if init is not None:
         _needs(init, "--init")
+    if eval_sets is not None:
+        _needs(eval_sets, "--eval-sets")
     _begin(out)
     from nvembed.steps import train as train_step
 
@@ -85,6 +89,7 @@ def train(
         str(out),
         init=str(init) if init else None,
         resume=str(resume) if resume else None,
+        eval_sets=str(eval_sets) if eval_sets else None,
     )
     _done(out)
 

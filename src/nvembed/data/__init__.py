@@ -14,18 +14,22 @@ if TYPE_CHECKING:
     from nvembed.data.example import Example
     from nvembed.data.preparation import prepare
     from nvembed.data.source import BadRow, SourceCheck, check_source
-    from nvembed.data.store import read_corpus, read_examples, read_teacher_scores, write_corpus, write_examples
+    from nvembed.data.store import check_parts, read_corpus, read_examples, write_corpus, write_examples
+    from nvembed.data.table import ExampleTable, open_examples, read_teacher_scores
 
 _HOMES = {
     "BadRow": "source",
     "BatchSampler": "batches",
     "Example": "example",
+    "ExampleTable": "table",
     "SourceCheck": "source",
+    "check_parts": "store",
     "check_source": "source",
+    "open_examples": "table",
     "prepare": "preparation",
     "read_corpus": "store",
     "read_examples": "store",
-    "read_teacher_scores": "store",
+    "read_teacher_scores": "table",
     "write_corpus": "store",
     "write_examples": "store",
 }
@@ -34,8 +38,11 @@ __all__ = [
     "BadRow",
     "BatchSampler",
     "Example",
+    "ExampleTable",
     "SourceCheck",
+    "check_parts",
     "check_source",
+    "open_examples",
     "prepare",
     "read_corpus",
     "read_examples",

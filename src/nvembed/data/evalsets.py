@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nvembed.core.artifacts import write_file
+from nvembed.core.errors import UserError
 from nvembed.data.example import SYMMETRIC, Pair
 from nvembed.data.store import document_id, query_id, text_schema, write_table
 
@@ -78,3 +80,61 @@ def _describe(folder: Path, task_type: str, instruction: str) -> None:
         "main_score": score,
     }
     write_file(folder / "task.json", json.dumps(task, indent=2) + "\n")
+
+
+def read_retrieval(folder: Path) -> dict[str, Any]:
+    """A retrieval set: `corpus` and `queries` map ids to texts, `qrels` a query's id to its relevant documents.
+
+    Texts are stripped; queries without a relevant document are left out. Raises UserError for a missing file or column,
+    an empty one, ids given twice, and qrels that name unknown ids.
+    """
+    corpus = _by_id(folder / "corpus.parquet")
+    queries = _by_id(folder / "queries.parquet")
+    columns = read_columns(folder / "qrels.parquet", "query_id", "corpus_id", "score")
+    qrels: dict[str, dict[str, int]] = {}
+    for query, document, score in zip(*columns, strict=True):
+        if str(query) not in queries:
+            raise UserError(f"{folder}/qrels.parquet: names query {query!r}, which queries.parquet does not hold")
+        if str(document) not in corpus:
+            raise UserError(f"{folder}/qrels.parquet: names document {document!r}, which corpus.parquet does not hold")
+        if int(score) > 0:
+            qrels.setdefault(str(query), {})[str(document)] = int(score)
+    if not qrels:
+        raise UserError(f"{folder}/qrels.parquet: no query has a relevant document (score above 0)")
+    return {"corpus": corpus, "queries": {i: t for i, t in queries.items() if i in qrels}, "qrels": qrels}
+
+
+def _by_id(file: Path) -> dict[str, str]:
+    ids, texts = read_columns(file, "id", "text")
+    table = dict(zip(map(str, ids), stripped(texts), strict=True))
+    if len(table) < len(ids):
+        raise UserError(f"{file}: {len(ids) - len(table)} ids are given twice; ids must be unique")
+    return table
+
+
+def read_columns(file: Path, *columns: str) -> tuple[list[Any], ...]:
+    """Some columns of a Parquet file. Raises UserError if one is missing, empty or has empty cells."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+    except FileNotFoundError:
+        raise UserError(f"{file}: missing; make the eval sets anew") from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file}: not a Parquet file ({error})") from error
+    missing = [column for column in columns if column not in table.column_names]
+    if missing:
+        raise UserError(f"{file}: no column {missing[0]!r}; it has {', '.join(table.column_names) or 'none'}")
+    if table.num_rows == 0:
+        raise UserError(f"{file}: empty; an evaluation needs at least one row")
+    found = tuple(table.column(column).to_pylist() for column in columns)
+    for column, values in zip(columns, found, strict=True):
+        if any(value is None for value in values):
+            raise UserError(f"{file}: column {column!r} has empty cells, the first in row {values.index(None) + 1}")
+    return found
+
+
+def stripped(texts: list[Any]) -> list[str]:
+    """Texts without white space around them, as every candidate reads them."""
+    return [str(text).strip() for text in texts]

@@ -55,20 +55,29 @@ def read_examples(folder: Path | str) -> list[Example]:
     return examples
 
 
-def read_teacher_scores(folder: Path | str) -> dict[str, dict[str, float]]:
-    """The scores that mining's teacher gave: an example's id → text of its positive or of a negative → score.
+def check_parts(folder: Path, examples: int | None) -> None:
+    """Refuse a dataset folder of which a training part is missing.
 
-    Raises UserError if the folder holds none.
+    Raises UserError with the part's name, or, where none can be named, with how many examples there should be.
     """
-    scores: dict[str, dict[str, float]] = {}
-    for row in read_parts(Path(folder) / "train"):
-        if row.get("positive_score") is not None:
-            known = scores.setdefault(row["id"], {})
-            known[row["positive"]] = row["positive_score"]
-            known.update(zip(row["negatives"], row["negative_scores"], strict=True))
-    if not scores:
-        raise UserError(f"{folder}: holds no scores of a teacher; give a folder that mining wrote with mining.enabled")
-    return scores
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def count(part: Path) -> int:
+        try:
+            return int(pq.read_metadata(part).num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{part}: cannot be read as Parquet ({error}); make the folder anew") from error
+
+    parts = sorted((folder / "train").glob("*.parquet"))
+    there = {part.name for part in parts}
+    wanted = [f"part-{number:05d}.parquet" for number in range(max(len(parts), 1))]
+    missing = sorted(set(wanted) - there)
+    rows = sum(map(count, parts))
+    if missing or (examples is not None and rows < examples):
+        named = ", ".join(missing[:3]) or f"part-{len(parts):05d}.parquet or a later one"
+        counts = f": {rows} of {examples} examples are there" if examples is not None else ""
+        raise UserError(f"{folder / 'train'}: {named} is missing{counts}; copy it there again or make the folder anew")
 
 
 def write_corpus(folder: Path, texts: Iterable[str]) -> int:

@@ -26,6 +26,7 @@ from nvembed.modeling.attention import set_attention
 from nvembed.modeling.backbone import load_backbone, load_tokenizer
 from nvembed.modeling.checks import hidden_size
 from nvembed.modeling.export_check import compare, through_ourselves
+from nvembed.modeling.lora import merged_state
 from nvembed.modeling.source import Source, find_source, source_digest
 from nvembed.modeling.spec import Spec
 from nvembed.modeling.trainable import copy_tensors, read_tensors, write_tensors
@@ -86,13 +87,13 @@ def adapter_tensors(backbone: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def block_tensors(model: NVEmbedModel | Parts) -> dict[str, Tensor]:
-    """The pooling's block by the names of a whole checkpoint; empty for poolings without one."""
+    """The pooling's block by the names of a whole checkpoint, adapters on it merged; empty for poolings without one."""
     blocks = {"latent_attention_model": model.latent, "self_attention_model": model.self_attention}
     return {
-        f"{prefix}.{name}": parameter
+        f"{prefix}.{name}": tensor
         for prefix, block in blocks.items()
         if block is not None
-        for name, parameter in block.named_parameters()
+        for name, tensor in merged_state(block).items()
     }
 
 

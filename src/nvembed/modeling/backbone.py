@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nvembed.core.artifacts import output_folder
 from nvembed.core.errors import UserError
 from nvembed.core.state import hold, state_folder
+from nvembed.modeling.quantized import four_bit_options
 from nvembed.modeling.random_backbone import byte_tokenizer, random_model
 from nvembed.modeling.source import Source, explained, source_digest
 
@@ -22,15 +24,25 @@ logger = logging.getLogger(__name__)
 
 
 def load_backbone(
-    source: Source, *, dtype: torch.dtype, device: str | torch.device = "cpu", trust_remote_code: bool = False
+    source: Source,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    trust_remote_code: bool = False,
+    quantization: Literal["none", "nf4"] = "none",
 ) -> PreTrainedModel:
-    """The backbone without a head, in eval mode. safetensors only (or a GGUF file).
+    """The backbone without a head, in eval mode. safetensors only (or a GGUF file). In 4 bits by `nf4`.
 
     Raises UserError if it cannot be loaded, or holds pickled weights only.
     """
     if source.kind == "random":
         model = random_model(source.location)
-        return model.to(device=device, dtype=dtype).eval()  # type: ignore[call-arg]
+        if quantization == "none":
+            return model.to(device=device, dtype=dtype).eval()  # type: ignore[call-arg]
+        with tempfile.TemporaryDirectory() as folder, quiet():  # what is loaded can be quantised, what is there cannot
+            write_backbone(model, Path(folder))
+            stored = Source("folder", source.name, folder)
+            return load_backbone(stored, dtype=dtype, device=device, quantization=quantization)
     refuse_pickles(source)
     source = converted(source)
     from transformers import AutoModel
@@ -44,10 +56,11 @@ def load_backbone(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **source.load_arguments(),
+            **(four_bit_options(dtype, device) if quantization == "nf4" else {}),
         )
     _check_whole(info, f"model.backbone {source.name!r}")
     drop_pooler(model)
-    return model.to(device).eval()
+    return model.eval() if quantization == "nf4" else model.to(device).eval()
 
 
 def _check_whole(info: Mapping[str, Any], where: str) -> None:
@@ -149,7 +162,6 @@ def converted(source: Source) -> Source:
 
 def _convert(source: Source, folder: Path) -> None:
     import torch
-    from huggingface_hub import save_torch_state_dict
     from transformers import AutoModel, AutoTokenizer
 
     with explained(source), quiet(), output_folder(folder) as out:
@@ -157,6 +169,13 @@ def _convert(source: Source, folder: Path) -> None:
         # transformers calls what it has dequantised quantised still, and would not save it
         model.config.quantization_config = None
         model.config.dtype = torch.float32
-        model.config.save_pretrained(out)
-        save_torch_state_dict(model.state_dict(), out, metadata={"format": "pt"})
+        write_backbone(model, out)
         AutoTokenizer.from_pretrained(source.location, gguf_file=source.gguf).save_pretrained(out)
+
+
+def write_backbone(model: PreTrainedModel, out: Path) -> None:
+    """Configuration and weights, by whichever rank calls: transformers' own way writes on the first alone."""
+    from huggingface_hub import save_torch_state_dict
+
+    model.config.save_pretrained(out)
+    save_torch_state_dict(model.state_dict(), out, metadata={"format": "pt"})

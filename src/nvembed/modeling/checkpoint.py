@@ -137,9 +137,10 @@ def model_state(model: NVEmbedModel, dtype: torch.dtype | None = None) -> dict[s
         raise UserError("the model was loaded with inference_only=True and cannot be saved; load it without")
     state = {f"embedding_model.{name}": tensor for name, tensor in merged_state(model.backbone).items()}
     if model.latent is not None:
-        state |= {f"latent_attention_model.{name}": tensor for name, tensor in model.latent.state_dict().items()}
+        state |= {f"latent_attention_model.{name}": tensor for name, tensor in merged_state(model.latent).items()}
     if model.self_attention is not None:
-        state |= {f"self_attention_model.{name}": tensor for name, tensor in model.self_attention.state_dict().items()}
+        merged = merged_state(model.self_attention)
+        state |= {f"self_attention_model.{name}": tensor for name, tensor in merged.items()}
     return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
 
 
@@ -148,8 +149,11 @@ def load_pretrained(
     *,
     revision: str | None = None,
     dtype: torch.dtype | None = torch.float32,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[NVEmbedTextModel, PreTrainedTokenizerFast]:
     """The transformers form of a saved model and its tokenizer, from a folder or the hub; `dtype` None: as stored.
+
+    `options` are more of transformers' own, such as `quantized.four_bit_options`.
 
     Raises UserError for what is no such checkpoint, pickled or damaged weights, and a tensor that is missing,
     unknown or of another shape.
@@ -174,6 +178,7 @@ def load_pretrained(
                 dtype=dtype or "auto",
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **(options or {}),
             )
     except Exception as error:
         if isinstance(error, UserError) or not _is_damage(error):

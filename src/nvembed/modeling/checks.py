@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.errors import UserError
 from nvembed.modeling.gguf_header import read_header
+from nvembed.modeling.quantized import check_quantization
 from nvembed.modeling.source import Source, explained, find_source, load_config, source_digest
 
 if TYPE_CHECKING:
@@ -40,10 +41,14 @@ def check_section(model: Model | Teacher) -> None:
         )
     if model.pooling == "latent":  # a teacher has none
         _check_latent(model, dim)
+        _check_frozen(model, "latent", source)
     if model.pooling == "self-attention":
         _check_self_attention(model, dim)
+        _check_frozen(model, "self_attention", source)
     if getattr(model, "text_rule", "auto") == "nv-embed":
         _check_text_rule(model, source)  # type: ignore[arg-type]
+    if getattr(model, "quantization", "none") != "none":
+        check_quantization()
 
 
 def _check_latent(model: Model, dim: int) -> None:
@@ -66,6 +71,21 @@ def _check_self_attention(model: Model, dim: int) -> None:
         raise UserError(
             f"model.self_attention: {layer.num_heads} heads of {layer.head_dim} are far beyond the backbone's width "
             f"{dim}; make them smaller"
+        )
+
+
+def _check_frozen(model: Model, block: str, source: Source) -> None:
+    """A block that nobody has trained is not worth freezing."""
+    if getattr(model, block).train != "frozen":
+        return
+    from nvembed.modeling.hf_spec import spec_of
+
+    config = None if source.gguf else load_config(source, trust_remote_code=model.trust_remote_code)
+    saved = spec_of(config, source.name) if config is not None and config.model_type == "nvembed" else None  # type: ignore[arg-type]
+    if saved is None or saved.pooling != model.pooling:
+        raise UserError(
+            f"model.{block}.train is frozen, but {model.backbone} brings no block of its own, and a fresh one would "
+            f"stay as drawn; set model.{block}.train=full"
         )
 
 

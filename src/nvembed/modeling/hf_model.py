@@ -87,20 +87,19 @@ class NVEmbedTextModel(PreTrainedModel):
         return BaseModelOutput(last_hidden_state=states)
 
     def _weights(self, input_ids: Tensor, attention_mask: Tensor, length: int) -> Tensor:
-        """(batch, tokens) weights whose plain mean is the mean over the pooled tokens."""
+        """(batch, tokens) weights whose plain mean is the mean over the pooled tokens, whichever side is padded."""
         if length <= 0:
             return torch.ones_like(attention_mask, dtype=torch.float32)
         attended = attention_mask.bool()
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        places = attended.long().cumsum(1) - 1  # within the text
         kept = attended & (places >= length)
-        if length <= input_ids.shape[1]:
-            kept[:, length - 1] |= attended[:, length - 1] & self._straddles(input_ids, length)
-        last = places == attended.sum(1, keepdim=True) - 1
+        kept |= attended & (places == length - 1) & self._straddles(input_ids, attended, length).unsqueeze(1)
+        last = attended & (places == attended.sum(1, keepdim=True) - 1)
         kept = torch.where(kept.any(1, keepdim=True), kept, last)
         scale = attended.sum(1, keepdim=True).float() / kept.sum(1, keepdim=True).float()
         return kept.float() * scale
 
-    def _straddles(self, input_ids: Tensor, length: int) -> Tensor:
+    def _straddles(self, input_ids: Tensor, attended: Tensor, length: int) -> Tensor:
         """(batch,): whether the last token that Sentence Transformers counts to the prompt is pooled all the same.
 
         In the published layout it always is: its count has no begin token. Otherwise it is if the row begins with
@@ -111,7 +110,9 @@ class NVEmbedTextModel(PreTrainedModel):
         tail = torch.tensor(self.config.prompt_tail or [], device=input_ids.device)
         if len(tail) < 2 or length < len(tail):
             return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-        found = input_ids[:, length - len(tail) : length]
+        begins = attended.long().argmax(1, keepdim=True)
+        columns = begins + torch.arange(length - len(tail), length, device=input_ids.device)
+        found = input_ids.gather(1, columns.clamp(max=input_ids.shape[1] - 1))
         return (found[:, :-1] == tail[:-1]).all(1) & (found[:, -1] != tail[-1])
 
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the backbone, by peft's own layers put into the model in place, so that names stay short."""
+"""Low-rank adapters on backbone and block, by peft's own layers put in place, so that names stay short."""
 
 from __future__ import annotations
 
@@ -37,8 +37,29 @@ def add_lora(backbone: PreTrainedModel, lora: LoRA, seed: int) -> None:
         parameter.requires_grad_("lora_" in name)
 
 
+def add_block_lora(block: nn.Module, lora: LoRA, seed: int) -> None:
+    """Put adapters on the linear layers of a pooling's block and freeze all else, latents, norms and biases too.
+
+    Rank and alpha are the backbone's. There is no dropout: folded, the latent block's projections have no input to
+    drop from, and both forms must give the same.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    from nvembed.modeling.block_lora import FoldingLoRA
+    from nvembed.modeling.latent import OutProjection, QueryProjection
+
+    linear = [name for name, module in block.named_modules() if isinstance(module, nn.Linear)]
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=linear)  # type: ignore[arg-type]
+    config._register_custom_module({QueryProjection: FoldingLoRA, OutProjection: FoldingLoRA})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, block)
+    for name, parameter in block.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
 def merged_state(backbone: nn.Module) -> dict[str, Tensor]:
-    """The backbone's tensors under their own names, each adapter added to its weight; the model is unchanged."""
+    """A backbone's or block's tensors by their own names, each adapter added to its weight; nothing is changed."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     adapted = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}

@@ -11,6 +11,7 @@ import torch
 
 from nvembed.core.errors import UserError
 from nvembed.modeling.batching import Precision, resolve_precision
+from nvembed.modeling.packed_attention import HALF
 from nvembed.modeling.vectors import STORED, Stored, check_dimensions, store, stored_shape
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ class PlanOptions(TypedDict, total=False):
         instruction: the task sentence alone, or a whole prefix of the template's shape; "": none.
         max_length: tokens of a text; None: the model's own.
         dimensions: columns kept, renormalised (`vectors.truncate`); None: all.
-        precision: `float32` or `bfloat16` computes in it, `auto` in the one the device is faster at; `int8` and
-            `binary` are forms of the stored vectors (`vectors.to_int8`, `vectors.to_binary`), computed as None is.
+        precision: `float32` or `bfloat16` computes in it, `auto` in the one the device is faster at (on a GPU, weights
+            kept in half precision stay what they are); `int8` and `binary` are forms of the stored vectors
+            (`vectors.to_int8`, `vectors.to_binary`), computed as None is.
         batch_tokens: tokens of a batch, padding included; halved where memory runs out.
     """
 
@@ -61,7 +63,7 @@ class Plan:
 
     def settings(self, model: NVEmbedModel) -> dict[str, Any]:
         """All that decides what vectors come out for a text, the model's weights aside. Plain JSON."""
-        own = str(next(model.backbone.parameters()).dtype).removeprefix("torch.")
+        own = str(own_dtype(model)).removeprefix("torch.")
         return {
             "prefix": model.rule.prefix(self.instruction),
             "max_length": self.max_length,
@@ -87,14 +89,17 @@ def make_plan(
     `computed` says what None, `int8` and `binary` are computed in; None: the weights' own dtype. `devices`: where it
     will be computed; None: where the model lies.
 
-    Raises UserError for a number out of range, an unknown precision or device, and an instruction that leaves no room
-    for text.
+    Raises UserError for a number out of range, an unknown precision or device, float32 asked of weights that are not,
+    and an instruction that leaves no room for text.
     """
     if not isinstance(batch_tokens, int) or batch_tokens < 1:
         raise UserError(f"batch_tokens {batch_tokens!r}: give a positive whole number")
     if precision is not None and precision not in get_args(EncodePrecision):
         known = ", ".join(get_args(EncodePrecision))
         raise UserError(f"precision {precision!r} is unknown; known: {known}")
+    if precision == "float32" and own_dtype(model) in HALF:
+        found = str(own_dtype(model)).removeprefix("torch.")
+        raise UserError(f"precision 'float32': the model's weights are {found}; load it with dtype=torch.float32")
     device = check_devices(devices)[0] if devices else model.device
     dimensions = model.dim if dimensions is None else dimensions
     check_dimensions(dimensions, model.dim)
@@ -105,6 +110,8 @@ def make_plan(
         if precision == form:
             stored, precision = form, computed
     compute: Any = precision or computed or "float32"
+    if compute == "auto" and device.type == "cuda" and all(p.dtype in HALF for p in model.parameters()):
+        compute = "float32"  # no autocast: a GPU is as fast in fp16, and bf16 would lose digits of the weights
     return Plan(
         instruction=instruction,
         max_length=length,
@@ -113,6 +120,11 @@ def make_plan(
         stored=stored,
         dimensions=int(dimensions),
     )
+
+
+def own_dtype(model: NVEmbedModel) -> torch.dtype:
+    """What the backbone's weights are kept in."""
+    return next(model.backbone.parameters()).dtype
 
 
 def check_devices(names: Sequence[str]) -> list[torch.device]:

@@ -1,5 +1,6 @@
 """One recipe holds every choice: typed sections, presets, overrides, digests."""
 
+from nvembed.recipe.batches import Batches
 from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.schema import (
@@ -17,10 +18,14 @@ from nvembed.recipe.schema import (
     Synthesis,
     Teacher,
 )
+from nvembed.recipe.watching import BadSteps, DevCheck
 
 __all__ = [
     "SECTIONS",
+    "BadSteps",
+    "Batches",
     "Data",
+    "DevCheck",
     "Distillation",
     "Evaluation",
     "FalseNegatives",

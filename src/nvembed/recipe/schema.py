@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
+from nvembed.recipe.batches import Batches
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
+from nvembed.recipe.watching import BadSteps, DevCheck
+
+TrainBlock = Literal["full", "lora", "frozen"]
+TRAIN_BLOCK = (
+    "full: every weight of the block; lora: adapters on its linear layers alone, of the backbone's rank and without "
+    "dropout; frozen: nothing, for a block that a saved model brings"
+)
 
 
 class LoRA(Section):
@@ -28,6 +36,7 @@ class LatentBlock(Section):
     head_dim: Positive | None = Field(None, description="width of a head; None: the hidden size, as published")
     ff_mult: Positive = 4
     init: Literal["published", "identity"] = "published"
+    train: TrainBlock = Field("full", description=TRAIN_BLOCK)
 
 
 class SelfAttentionBlock(Section):
@@ -37,6 +46,7 @@ class SelfAttentionBlock(Section):
     head_dim: Positive | None = Field(None, description="width of a head; None: the hidden size over the heads")
     ff_mult: Positive = 4
     init: Literal["random", "identity"] = "random"
+    train: TrainBlock = Field("full", description=TRAIN_BLOCK)
 
 
 class Model(Section):
@@ -61,6 +71,9 @@ class Model(Section):
     card_query_prefix: str = Field("", description="what the untrained backbone's card puts before a query")
     card_document_prefix: str = Field("", description="what the untrained backbone's card puts before a document")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["none", "nf4"] = Field(
+        "none", description="the frozen backbone while it is trained on: nf4 holds it in 4 bits (the extra `quant`)"
+    )
     trust_remote_code: bool = False
     digest: str | None = Field(None, description="digest of the backbone's files; written by resolve_recipe")
     seed: int = 17
@@ -69,6 +82,15 @@ class Model(Section):
     def _template_has_both_fields(self) -> Model:
         if "{task}" not in self.query_template or "{text}" not in self.query_template:
             raise ValueError("query_template must contain {task} and {text}")
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_are_frozen(self) -> Model:
+        if self.quantization != "none" and not self.lora.enabled:
+            raise ValueError(
+                f"quantization is {self.quantization}, but lora.enabled is false: weights of 4 bits cannot be trained; "
+                "set lora.enabled=true or quantization=none"
+            )
         return self
 
 
@@ -179,6 +201,7 @@ class Stage(Section):
     batch_size: Positive = 128
     negatives: Annotated[int, Field(ge=0)] = Field(7, description="own hard negatives used of each example, at most")
     task_types: list[TaskType] = Field(["retrieval"], description="whose examples the stage trains on")
+    batches: Batches = Batches()
     in_batch: InBatch = InBatch()
     hard_negatives_weight: Weight = Field(1.0, description="what each own hard negative counts in the denominator")
     false_negatives: FalseNegatives = FalseNegatives()
@@ -196,7 +219,12 @@ class Stage(Section):
     backbone_dropout: Fraction = Field(0.0, description="dropout inside the backbone; LoRA's own is model.lora.dropout")
     micro_batch_tokens: Positive = Field(32768, description="tokens encoded at once; more goes by gradient cache")
     checkpoint_steps: Positive = 100
+    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        15, description="a checkpoint after so many minutes too, whichever comes first; none: by steps alone"
+    )
     keep_checkpoints: Positive = 2
+    dev_check: DevCheck = DevCheck()
+    bad_steps: BadSteps = BadSteps()
     zero_stage: Literal[0, 1, 2, 3] = 0
     gradient_checkpointing: bool = False
     log_steps: Positive = 10
@@ -239,6 +267,9 @@ class Resources(Section):
     threads: Positive | None = Field(None, description="CPU threads of a process; None: all cores, shared by the ranks")
     cpu: str = "4"
     memory: str = "16Gi"
+    peak_tflops: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="what a device can do, for the share of peak; none: a short product of matrices tells"
+    )
     accelerator: str = "nvidia.com/gpu"
     accelerators: Annotated[int, Field(ge=0)] = 0
     storage: str = "20Gi"
@@ -270,6 +301,8 @@ class Recipe(Section):
                 raise ValueError(f"{name} has neither negatives nor in_batch.enabled: there is nothing to learn from")
             if stage.distillation.weight and not self.mining.enabled:
                 raise ValueError(f"{name}.distillation.weight is above 0, but mining, whose teacher scores, is off")
+            if stage.dev_check.every and not (self.data.dev_fraction and "retrieval" in self.data.task_types):
+                raise ValueError(f"{name}.dev_check.every is above 0, but the data holds out no dev queries")
         return self
 
 

@@ -44,9 +44,11 @@ def train(
     init: str | None = None,
     report: str | None = None,
     resume: str | None = None,
+    eval_sets: str | None = None,
 ) -> None:
     """One training stage; `init` is the stage before it, `adapter` where the trained tensors go.
 
+    `eval_sets` is what `prepare_data` held out: its dev split is looked at while the stage trains, if it wants that.
     `resume` names a checkpoint to go on from; without it the newest of this very stage is taken, if there is one.
     """
     from nvembed.training import train_stage
@@ -62,6 +64,7 @@ def train(
             Path(init) if init else None,
             Path(adapter),
             resume=Path(resume) if resume else None,
+            eval_sets=Path(eval_sets) if eval_sets else None,
         )
         run.log_folder(Path(adapter))
         copy_report(Path(adapter), report)

@@ -7,6 +7,7 @@ on a GPU, from frozen weights kept in bfloat16). So every ZeRO stage runs the sa
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -139,13 +140,26 @@ def trained_parameters(engine: Any) -> dict[str, nn.Parameter]:
 
 
 def clip_and_step(engine: Any, max_grad_norm: float) -> float:
-    """Clip the gradients, take the optimiser's step; the gradients' norm before clipping."""
+    """Clip the gradients, take the optimiser's step; the gradients' norm before clipping.
+
+    No weight and no moment changes where that norm is not finite, at any stage, and the gradients are gone either way.
+    At stage 0 we look before the step and drop the gradients, which AdamW then passes over. Stages 1 to 3 have the
+    gradients in partitions of their own; there DeepSpeed's step itself takes the norm over all ranks first, and leaves
+    the step out if it is not finite. Raises RuntimeError should a version of DeepSpeed not do so.
+    """
     if engine.zero_optimization_stage() == 0:
-        norm = nn.utils.clip_grad_norm_(list(trained_parameters(engine).values()), max_grad_norm)
+        parameters = list(trained_parameters(engine).values())
+        norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+        if not math.isfinite(norm):
+            for parameter in parameters:
+                parameter.grad = None
         engine.step()
-        return float(norm)
+        return norm
     engine.step()
-    return float(engine.get_global_grad_norm())
+    norm = float(engine.get_global_grad_norm())
+    if not math.isfinite(norm) and not engine.optimizer.overflow:
+        raise RuntimeError(f"DeepSpeed took a step with gradients of norm {norm}; use a version that leaves it out")
+    return norm
 
 
 def gathered(engine: Any) -> AbstractContextManager[Any]:
@@ -181,7 +195,7 @@ def load_weights(model: NVEmbedModel, tensors: Mapping[str, torch.Tensor]) -> No
 
 
 def load_moments(engine: Any, tensors: Mapping[str, torch.Tensor], step: int) -> None:
-    """Put a checkpoint's Adam moments into a fresh engine, whose optimiser then counts `step` steps."""
+    """Put a checkpoint's Adam moments into a fresh engine, whose optimiser then counts `step` steps taken."""
     from deepspeed.utils import safe_set_full_optimizer_state
 
     plain = engine.zero_optimization_stage() == 0

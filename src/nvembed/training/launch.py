@@ -1,9 +1,13 @@
-"""Starting the ranks: torchrun as a child whose life ends with ours."""
+"""Starting the ranks: torchrun as a child whose life ends with ours.
+
+Whoever wants a run to end sends SIGTERM to this process, or to it and all below it at once. Either way it is this
+process that asks for the end, by SIGINT to torchrun, which hands it on and waits for the ranks' checkpoint: a second
+signal would make torchrun leave its ranks. So torchrun is started with SIGTERM blocked; the ranks unblock it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -15,8 +19,9 @@ from types import FrameType
 
 from nvembed.core import lifeline
 from nvembed.core.errors import UserError
+from nvembed.training.job import read_error, reserve_error
 
-GRACE = 60.0  # seconds for the ranks to end their step and write a checkpoint
+GRACE = 60  # seconds for the ranks to end their step and write a checkpoint
 
 
 def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Path) -> None:
@@ -33,20 +38,20 @@ def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Pa
         UserError: a rank met something the user has to mend.
         RuntimeError: the ranks failed; the message ends with the log's last lines.
     """
-    error = job.parent / "error.json"
-    error.unlink(missing_ok=True)
+    reserve_error(job.parent)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "nvembed.training.worker", str(job)]
     with log.open("ab") as stream, _sigterm_raises():
         start = stream.tell()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=_environment(device, threads),
-            start_new_session=True,
-        )
+        with _sigterm_waits():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=_environment(device, threads),
+                start_new_session=True,
+            )
         try:
             code = process.wait()
         except BaseException:
@@ -54,12 +59,14 @@ def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Pa
             raise
     if code == 0:
         return
-    if error.exists():
-        raise UserError(json.loads(error.read_text(encoding="utf-8"))["error"])
+    if told := read_error(job.parent):
+        raise UserError(told)
     with log.open("rb") as stream:
         stream.seek(start)
         lines = stream.read().decode("utf-8", "replace").splitlines()
-    raise RuntimeError(f"training ended with exit code {code}; log: {log}\n" + "\n".join(lines[-30:]))
+    killed = any("Signal 9 (SIGKILL)" in line for line in lines)
+    why = "; a rank was killed from outside, most often because memory ran out" if killed else ""
+    raise RuntimeError(f"training ended with exit code {code}{why}; log: {log}\n" + "\n".join(lines[-30:]))
 
 
 def cpu_cores() -> int:
@@ -77,6 +84,8 @@ def _environment(device: str, threads: int) -> dict[str, str]:
     environment[lifeline.ENVIRONMENT] = lifeline.process_identity(os.getpid()) or f"{os.getpid()}:"
     environment["OMP_NUM_THREADS"] = str(threads)
     environment["PYTHONUNBUFFERED"] = "1"
+    environment["PET_SIGNALS_TO_HANDLE"] = "SIGINT"  # torchrun's
+    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE)
     # By default OpenMP threads spin for milliseconds while they wait, which makes a step ten times slower as soon as
     # another program wants a core. Some microseconds cost nothing on an idle machine and little on a busy one.
     environment.setdefault("GOMP_SPINCOUNT", "5000")
@@ -93,7 +102,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
     Ranks that torchrun left behind end by themselves (`worker._end_with_torchrun`).
     """
-    for request, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 10.0)):
+    for request, patience in ((signal.SIGINT, GRACE + 5), (signal.SIGKILL, 10)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, request)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -102,13 +111,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
+def _sigterm_waits() -> Iterator[None]:
+    """Hold SIGTERM back for the time being. A process started meanwhile holds it back until it unblocks it itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Make SIGTERM an exception here, so that the ranks are ended in order. Only a main thread can."""
+    """Make the first SIGTERM an exception here, so that the ranks are ended in order. Only a main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the end has begun
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from nvembed.data.lengths import Lengths, text_tokens
 from nvembed.training.denominators import Classes, Column, TeacherScores, compare, has_in_batch
 from nvembed.training.losses import Comparison
 
@@ -86,9 +87,9 @@ def lay_out(
         classes: known classes; what is of a query's own class is no negative of it.
         teacher: scores to learn from.
     """
-    shares = [
-        _share(batch, members, negatives, query_max_length, document_max_length) for members in deal(batch, world)
-    ]
+    lengths = Lengths(negatives, query_max_length, document_max_length)
+    texts = [texts_of(example, lengths) for example in batch]
+    shares = [_share(texts, members) for members in deal(texts, world)]
     mine = shares[rank]
     together = any(has_in_batch(example, in_batch) for example in batch)
     gathered_rows = max(len(share.documents) for share in shares) if together and world > 1 else None
@@ -108,33 +109,52 @@ def lay_out(
     )
 
 
-def deal(batch: Sequence[Example], world: int) -> list[list[int]]:
-    """Indices of each rank's examples: dealt there and back by falling length, so that ranks carry like loads."""
+def texts_of(example: Example, lengths: Lengths) -> list[Text]:
+    """An example's query, its positive and its hard negatives, as the model gets them."""
+    documents = (example.positive, *example.negatives[: lengths.negatives])
+    return [
+        Text(example.query, example.query_instruction, lengths.query_max_length),
+        *(Text(text, example.document_instruction, lengths.document_max_length) for text in documents),
+    ]
+
+
+def deal(texts: Sequence[Sequence[Text]], world: int) -> list[list[int]]:
+    """Indices of each rank's examples, such that ranks encode like numbers of tokens.
+
+    The longest example goes first, each to the rank that then has least (Graham 1969), a text that a rank has already
+    costing it nothing; tokens are estimated (`data.lengths`). Ranks may get unlike numbers of examples, one at least:
+    losses are summed and divided by the whole batch, and gathered documents are padded to the fullest rank.
+
+    Args:
+        texts: of each example.
+        world: number of ranks; at most `len(texts)`.
+    """
     if world == 1:
-        return [list(range(len(batch)))]
-    lengths = [len(e.query) + len(e.positive) + sum(map(len, e.negatives)) for e in batch]
-    order = sorted(range(len(batch)), key=lambda i: (-lengths[i], i))
+        return [list(range(len(texts)))]
+    tokens = {text: text_tokens(text.instruction, text.text, text.max_length) for some in texts for text in some}
+    lengths = [sum(tokens[text] for text in set(some)) for some in texts]
     hands: list[list[int]] = [[] for _ in range(world)]
-    for turn, index in enumerate(order):
-        seat = turn % (2 * world)
-        hands[seat if seat < world else 2 * world - 1 - seat].append(index)
+    loads = [0] * world
+    there: list[set[Text]] = [set() for _ in range(world)]
+    for turn, index in enumerate(sorted(range(len(texts)), key=lambda i: (-lengths[i], i))):
+        new = [sum(tokens[text] for text in {*texts[index]} - some) for some in there]
+        rank = turn if turn < world else min(range(world), key=lambda r: (loads[r] + new[r], r))
+        hands[rank].append(index)
+        loads[rank] += new[rank]
+        there[rank].update(texts[index])
     return [sorted(hand) for hand in hands]
 
 
-def _share(
-    batch: Sequence[Example], members: list[int], negatives: int, query_max_length: int, document_max_length: int
-) -> _Share:
+def _share(texts: Sequence[Sequence[Text]], members: list[int]) -> _Share:
     """Collect the distinct texts of some examples. A query and a document of equal form share one text."""
     places: dict[Text, int] = {}
     documents: dict[int, int] = {}
     queries: list[int] = []
     columns: list[Column] = []
     for index in members:
-        example = batch[index]
-        query = Text(example.query, example.query_instruction, query_max_length)
+        query, *own = texts[index]
         queries.append(places.setdefault(query, len(places)))
-        for turn, text in enumerate([example.positive, *example.negatives[:negatives]]):
-            document = Text(text, example.document_instruction, document_max_length)
-            place = places.setdefault(document, len(places))
-            columns.append(Column(index, documents.setdefault(place, len(documents)), text, is_positive=turn == 0))
+        for turn, document in enumerate(own):
+            place = documents.setdefault(places.setdefault(document, len(places)), len(documents))
+            columns.append(Column(index, place, document.text, is_positive=turn == 0))
     return _Share(members, list(places), queries, list(documents), columns)

@@ -36,6 +36,7 @@ and EmbeddingGemma, arXiv 2509.20354; prefixes: Kusupati et al., arXiv 2205.1314
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -110,7 +111,7 @@ class LossParts:
 
     Attributes:
         losses: (b,) float32 (or the vectors' wider type), one loss a query; carries the gradient.
-        sums: (8,) float64, in the order of `SUMS`.
+        sums: (9 + number of Matryoshka lengths,) float64: `SUMS`, then each length's own loss before its weight.
     """
 
     losses: torch.Tensor
@@ -119,7 +120,7 @@ class LossParts:
 
 SUMS = (
     *("queries", "loss", "judged", "correct", "positive_similarity", "negatives", "negative_similarity"),
-    "distillation",
+    *("info_nce", "distillation"),
 )
 
 
@@ -148,7 +149,9 @@ def stage_loss(queries: torch.Tensor, documents: torch.Tensor, comparison: Compa
             raise UserError(f"matryoshka.dims: {dim} is not below the {queries.shape[1]} of the whole vector; lower it")
         short = _one_length(_shortened(queries, dim), _shortened(documents, dim), comparison, stage)
         losses = losses + weight * short.losses
-        sums[SUMS.index("loss")] += weight * short.sums[SUMS.index("loss")]
+        its_loss = short.sums[SUMS.index("loss")]
+        sums[SUMS.index("loss")] += weight * its_loss
+        sums = torch.cat([sums, its_loss[None]])
     return LossParts(losses, sums)
 
 
@@ -266,17 +269,19 @@ def _sums(losses: torch.Tensor, logits: torch.Tensor, cosines: torch.Tensor, com
         cosines.gather(1, comparison.target[:, None]).double().sum(),
         negatives.sum(),
         cosines.double().masked_fill(~negatives, 0).sum(),
+        losses.double().sum(),
         torch.zeros((), device=losses.device),
     ]
     return torch.stack([value.double() for value in values])
 
 
-def means(sums: torch.Tensor, *, distilled: bool = False) -> dict[str, float]:
+def means(sums: torch.Tensor, *, distilled: bool = False, dims: Sequence[int] = ()) -> dict[str, float]:
     """`SUMS` (added up over ranks) as loss, in-batch accuracy, positive and negative similarity.
 
-    With `distilled` also the divergence from the teacher, whole vectors only and before its weight.
+    Where the loss has parts, `distilled` or Matryoshka's `dims`, they too: InfoNCE and divergence from the teacher of
+    the whole vectors, and the whole loss of each shorter length, all before their weights.
     """
-    total = dict(zip(SUMS, sums.tolist(), strict=True))
+    total = dict(zip(SUMS, sums.tolist(), strict=False))
     queries = max(total["queries"], 1)
     watched = {
         "loss": total["loss"] / queries,
@@ -284,4 +289,9 @@ def means(sums: torch.Tensor, *, distilled: bool = False) -> dict[str, float]:
         "positive_similarity": total["positive_similarity"] / queries,
         "negative_similarity": total["negative_similarity"] / max(total["negatives"], 1),
     }
-    return {**watched, "distillation_loss": total["distillation"] / queries} if distilled else watched
+    if distilled or dims:
+        watched["info_nce_loss"] = total["info_nce"] / queries
+    if distilled:
+        watched["distillation_loss"] = total["distillation"] / queries
+    short = sums[len(SUMS) :].tolist()
+    return watched | {f"matryoshka_{dim}_loss": value / queries for dim, value in zip(dims, short, strict=True)}

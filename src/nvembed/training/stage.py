@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import Manifest, output_folder, read_manifest, write_manifest
 from nvembed.core.digests import code_digest, digest_file, digest_json
-from nvembed.core.errors import UserError
+from nvembed.core.errors import UserError, tell_full_disk
 from nvembed.core.lifeline import tie_to_parent
 from nvembed.core.progress import note
 from nvembed.core.state import state_folder
+from nvembed.data import BatchSampler, check_parts, open_examples
+from nvembed.training.bad_steps import BAD_BATCHES
 from nvembed.training.checkpoints import check_made_by, read_checkpoint
+from nvembed.training.composition import Composition
+from nvembed.training.dev_check import SCORE, decides
 from nvembed.training.history import METRICS, Record, mean, read_history, tell
 from nvembed.training.job import Job
 from nvembed.training.launch import cpu_cores, run_workers
@@ -40,6 +44,7 @@ def train_stage(
     out: Path,
     *,
     resume: Path | None = None,
+    eval_sets: Path | None = None,
 ) -> None:
     """Train one stage and write its adapter folder.
 
@@ -52,15 +57,17 @@ def train_stage(
         init: the adapter folder to start from (its weights; the optimiser starts afresh), or None.
         out: the adapter folder to write, whole or not at all.
         resume: a checkpoint to go on from; None: the newest one of this very stage, if there is one.
+        eval_sets: the `eval` folder whose dev split `stage.dev_check` looks at; without it there are no checks.
 
     Raises:
         UserError: too few examples, a missing or changed folder, an adapter or checkpoint of something else, no GPU
-            where one is asked for, a full disk.
+            where one is asked for, a full disk, a bad step that the recipe wants to stop at, no dev set where the
+            stage's checks decide.
         RuntimeError: training failed; the message ends with the log's last lines.
     """
     tie_to_parent()
     sections = {"stage": stage.model_dump(mode="json"), "model": model.model_dump(mode="json")}
-    source = _check_dataset(stage, dataset)
+    source, composition = _check_dataset(stage, dataset)
     made_by = {
         **sections,
         "dataset": source.content,
@@ -68,6 +75,9 @@ def train_stage(
         "backbone": _check_model(model),
         "code": code_digest(),
     }
+    checked = _check_eval_sets(name, stage, eval_sets)
+    if checked and decides(stage.dev_check):  # checks that only watch change nothing of what comes out
+        made_by["eval_sets"] = checked
     device = _device(stage, resources)
     if resume is not None:
         check_made_by(read_checkpoint(resume), made_by)
@@ -84,23 +94,33 @@ def train_stage(
             made_by=made_by,
             device=device,
             threads=threads,
+            eval_sets=str(eval_sets.resolve()) if checked and eval_sets else None,
+            peak_tflops=resources.peak_tflops,
         )
-        job.write(state / "job.json")
-        run_workers(
-            state / "job.json",
-            device=device,
-            processes=resources.processes,
-            threads=threads,
-            log=state / "worker.log",
-        )
+        with tell_full_disk(state):
+            job.write(state / "job.json")
+            run_workers(
+                state / "job.json",
+                device=device,
+                processes=resources.processes,
+                threads=threads,
+                log=state / "worker.log",
+            )
     else:
         note(f"{name} was trained before; its result is taken from {state}")
         tell(read_history(state / METRICS), stage.log_steps)
-    _write_adapter(name, stage, state, made_by, source, out)
+    with tell_full_disk(out):
+        _write_adapter(name, stage, state, made_by, source, composition, out)
 
 
 def _write_adapter(
-    name: str, stage: Stage, state: Path, made_by: Mapping[str, Any], source: Manifest, out: Path
+    name: str,
+    stage: Stage,
+    state: Path,
+    made_by: Mapping[str, Any],
+    source: Manifest,
+    composition: Composition,
+    out: Path,
 ) -> None:
     """Result and history of the state folder become the adapter folder."""
     from nvembed.training.report import write_report
@@ -109,17 +129,24 @@ def _write_adapter(
     if result is None:
         raise RuntimeError(f"training ended, but {state / RESULT} is missing or damaged; log: {state / 'worker.log'}")
     records = read_history(state / METRICS)
-    headline = _headline(name, records, result["seconds"], stage)
+    headline = {**_headline(name, records, result, stage), f"{name}.epochs": composition.epochs}
     with output_folder(out) as folder:
         shutil.copyfile(state / RESULT / TRAINABLE, folder / TRAINABLE)
         shutil.copyfile(state / METRICS, folder / METRICS)
-        write_report(folder, name, records, headline, made_by["stage"])
+        if (state / BAD_BATCHES).exists():
+            shutil.copyfile(state / BAD_BATCHES, folder / BAD_BATCHES)
+        kept = result["weights_of_step"] if decides(stage.dev_check) else None
+        write_report(folder, name, records, headline, made_by["stage"], composition, given=kept)
         write_manifest(
             folder,
             kind="adapter",
             section=made_by["stage"],
-            inputs={key: made_by[key] for key in ("dataset", "init") if made_by[key]},
-            counts={"steps": stage.steps, "examples": stage.steps * stage.batch_size},
+            inputs={key: made_by[key] for key in ("dataset", "init", "eval_sets") if made_by.get(key)},
+            counts={
+                "steps": result["steps"],
+                "examples": result["steps"] * stage.batch_size,
+                "skipped_steps": result["skipped"],
+            },
             licenses=source.licenses,
             headline=headline,
             extra={
@@ -127,55 +154,75 @@ def _write_adapter(
                 "backbone_digest": made_by["backbone"],
                 "precision": result["precision"],
                 "processes": result["world"],
+                "composition": composition.as_json(),
             },
         )
 
 
-def _headline(name: str, records: list[Record], seconds: float, stage: Stage) -> dict[str, float]:
-    """Loss over the last tenth of the steps, time, speed, steps."""
-    last = records[-max(1, len(records) // 10) :]
-    return {
-        f"{name}.final_loss": mean(last)["loss"],
+def _headline(name: str, records: list[Record], result: Mapping[str, Any], stage: Stage) -> dict[str, float]:
+    """Loss over the last tenth of the steps, time, speed, steps; the dev check of the weights; steps left out."""
+    last = mean(records[-max(1, len(records) // 10) :])
+    steps, seconds = result["steps"], result["seconds"]
+    headline = {
         f"{name}.seconds": seconds,
-        f"{name}.examples_per_second": stage.steps * stage.batch_size / seconds,
-        f"{name}.steps": float(stage.steps),
+        f"{name}.examples_per_second": steps * stage.batch_size / seconds,
+        f"{name}.steps": float(steps),
     }
+    if "loss" in last:
+        headline = {f"{name}.final_loss": last["loss"], **headline}
+    checks = {record["step"]: record[SCORE] for record in records if SCORE in record}
+    if result["weights_of_step"] in checks:
+        headline[f"{name}.dev_ndcg_at_10"] = checks[result["weights_of_step"]]
+    if decides(stage.dev_check):
+        headline[f"{name}.weights_of_step"] = float(result["weights_of_step"])
+    if result["skipped"]:
+        headline[f"{name}.skipped_steps"] = float(result["skipped"])
+    return headline
 
 
-def _check_dataset(stage: Stage, dataset: Path) -> Manifest:
-    """The dataset's manifest, its files being what they were and enough of them. Says how many lack negatives."""
-    source = read_manifest(dataset, verify=True)
+def _check_eval_sets(name: str, stage: Stage, eval_sets: Path | None) -> str | None:
+    """Digest of the eval folder if the stage's checks are to be made; None if not, which is said."""
+    if not stage.dev_check.every:
+        return None
+    if eval_sets is None:
+        if decides(stage.dev_check):
+            raise UserError(f"{name}.dev_check decides by a dev set, but none is given; name it with --eval-sets")
+        note(f"{name}.dev_check: no eval sets are given, so nothing is checked on dev while it trains")
+        return None
+    return read_manifest(eval_sets, kind="eval", verify=True).content
+
+
+def _check_dataset(stage: Stage, dataset: Path) -> tuple[Manifest, Composition]:
+    """The dataset's manifest, its files being what they were and enough of them, and what an epoch of it is.
+
+    Says the latter, and how many examples lack negatives.
+    """
+    source = read_manifest(dataset)
     if source.kind not in ("dataset", "mined"):
         raise UserError(f"{dataset}: holds a {source.kind}, but training needs a dataset or mined folder")
-    counts = _count_negatives(dataset, stage)
-    if len(counts) < stage.batch_size:
-        raise UserError(
-            f"{dataset}: {len(counts)} training examples of {', '.join(stage.task_types)}, fewer than one batch of "
-            f"{stage.batch_size}; lower batch_size or give more data"
-        )
-    short = sum(count < stage.negatives for count in counts)
+    check_parts(dataset, source.counts.get("train_examples", source.counts.get("examples")))
+    read_manifest(dataset, verify=True)
+    table = open_examples(dataset)
+    try:
+        sampler = BatchSampler.of(stage, table)
+    except UserError as error:
+        raise UserError(f"{dataset}: {error}") from None
+    negatives = table.negatives()[sampler.examples.rows]
+    short = int((negatives < stage.negatives).sum())
     if short:
-        note(f"{short} of {len(counts)} examples have fewer than {stage.negatives} negatives; none is made up for them")
-    return source
-
-
-def _count_negatives(dataset: Path, stage: Stage) -> list[int]:
-    """Number of negatives of each example of the stage's task types."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    counts: list[int] = []
-    for part in sorted((dataset / "train").glob("*.parquet")):
-        table = pq.read_table(part, columns=["task_type", "negatives"])
-        lengths = pc.list_value_length(table["negatives"]).to_pylist()
-        kinds = table["task_type"].to_pylist()
-        counts += [length for kind, length in zip(kinds, lengths, strict=True) if kind in stage.task_types]
-    return counts
+        note(
+            f"{short} of {len(negatives)} examples have fewer than {stage.negatives} negatives; "
+            "none is made up for them"
+        )
+    composition = Composition.of(sampler, stage.steps)
+    note(composition.summary())
+    logger.info("what an epoch holds:\n%s", composition.table())
+    return source, composition
 
 
 def _check_init(init: Path, model: Mapping[str, Any]) -> str:
     """Digest of the adapter to start from. Raises UserError if another model section made it."""
-    made_with = read_manifest(init, kind="adapter").extra.get("model", {})
+    made_with = read_manifest(init, kind="adapter", verify=True).extra.get("model", {})
     differing = sorted(key for key in made_with.keys() | model.keys() if made_with.get(key) != model.get(key))
     if differing:
         what = "; ".join(f"model.{key} is {model.get(key)}, there {made_with.get(key)}" for key in differing)

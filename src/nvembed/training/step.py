@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +13,51 @@ import torch.distributed as dist
 
 from nvembed.modeling.batching import token_batches, tokens_held
 from nvembed.training import engine as engines
+from nvembed.training.bad_steps import BadStepJudge
 from nvembed.training.chunks import Chunk, chunk_seed, make_chunk
 from nvembed.training.denominators import TeacherScores, known_classes
 from nvembed.training.gather import gather_documents
-from nvembed.training.layout import Layout, Text, lay_out
+from nvembed.training.layout import Layout, lay_out
 from nvembed.training.losses import LossParts, means, stage_loss
+from nvembed.training.peak import Work, cost_of, memory_megabytes
+from nvembed.training.prefetch import Prefetch
 from nvembed.training.schedule import learning_rate_factor
+from nvembed.training.tokens import tokenize
 
 if TYPE_CHECKING:
-    from nvembed.data import BatchSampler
-    from nvembed.modeling import NVEmbedModel
+    from nvembed.data import BatchSampler, Example
     from nvembed.recipe import Stage
     from nvembed.text import Tokenized
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What some rank asked for before the step: to stop after it, to write a checkpoint; and the most memory held."""
+
+    stop: bool
+    checkpoint: bool
+    memory_megabytes: int
+
+
+@dataclass(frozen=True)
 class StepResult:
-    """What a step tells: its record for the history, and whether some rank was asked to stop."""
+    """What a step tells: its record for the history, what was asked for, and why it was left out, if it was."""
 
     record: dict[str, float]
-    stop: bool
+    asked: Asked
+    batch: list[Example]
+    bad: str | None = None
+    loss: float = math.nan
+    grad_norm: float = math.nan
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A step's batch, this rank's share of it, and its tokens."""
+
+    batch: list[Example]
+    layout: Layout
+    tokenized: list[Tokenized]
 
 
 class Trainer:
@@ -44,6 +70,12 @@ class Trainer:
         rank, world: this rank and the number of ranks.
         device: where this rank computes.
         teacher: the scores to distil, where the stage distils.
+
+    Attributes:
+        judge: says which steps are bad.
+        stop_requested: set on any rank: all ranks hear of it in their next step.
+        checkpoint_requested: likewise; so one rank's clock decides for all.
+        peak_flops: FLOP/s of one rank's device, if its share is to be told.
     """
 
     def __init__(
@@ -60,12 +92,57 @@ class Trainer:
         self.rank, self.world, self.device = rank, world, device
         self.classes = known_classes(sampler.examples) if stage.false_negatives.same_class else None
         self.teacher = teacher
-        self.stop_requested = False
+        self.judge = BadStepJudge(stage.bad_steps)
+        self.stop_requested = self.checkpoint_requested = False
+        self.peak_flops: float | None = None
+        self._cost = cost_of(engine.module.model)
+        self._batches = Prefetch(self._make_ready, stage.steps)
 
     def step(self, step: int) -> StepResult:
-        """Take step `step` (from 0). Raises FloatingPointError, no weight being changed, if the loss is not finite."""
+        """Take step `step` (from 0). A bad one, by loss or gradient, changes no weight and says so."""
         began = time.monotonic()
         stage, engine = self.stage, self.engine
+        ready = self._batches.get(step)  # made while the last step computed
+        layout, waited = ready.layout, time.monotonic() - began
+        chunks, fits, asked = self._cut(ready.tokenized, step)
+        rate = self._set_learning_rate(step)
+
+        if fits:
+            vectors = in_text_order(engine(chunks), chunks)
+            parts, loss, bad = self._loss(vectors, layout)
+            if not bad:
+                engine.set_gradient_accumulation_boundary(True)
+                engine.backward(self._scaled(parts, layout))
+        else:  # gradient cache (Gao et al., arXiv 2101.06983): exact, in the memory of one chunk
+            with torch.no_grad():
+                cached = in_text_order(torch.cat([engine.module([chunk]) for chunk in chunks]), chunks)
+            cached.requires_grad_()
+            parts, loss, bad = self._loss(cached, layout)
+            if not bad:
+                self._scaled(parts, layout).backward()
+                gradients = cached.grad
+                assert gradients is not None
+                for chunk in chunks:
+                    engine.set_gradient_accumulation_boundary(chunk is chunks[-1])
+                    vectors = engine([chunk])  # the chunk's seed repeats its dropout
+                    engine.backward(surrogate(vectors, gradients[chunk.rows]))
+
+        norm = math.nan
+        if not bad:
+            norm = engines.clip_and_step(engine, stage.max_grad_norm)
+            bad = self.judge.of_gradient(norm)
+        self.judge.note(loss, bad)
+        told = {"learning_rate": rate, "data_wait_seconds": waited, **self._speed(ready, asked, fits, began)}
+        if not bad:
+            told |= {**means(parts.sums, distilled=self.teacher is not None, dims=stage.matryoshka.dims)}
+            told |= {"grad_norm": norm}
+        if stage.bad_steps.policy == "skip":
+            told |= {"skipped": float(bad is not None)}
+        return StepResult({"step": step + 1, **told}, asked, ready.batch, bad, loss, norm)
+
+    def _make_ready(self, step: int) -> Ready:
+        """A step's batch, laid out and tokenised. Runs on a thread of its own; depends on nothing but the step."""
+        stage = self.stage
         batch = self.sampler.batch(step)
         layout = lay_out(
             batch,
@@ -78,52 +155,27 @@ class Trainer:
             classes=self.classes,
             teacher=self.teacher,
         )
-        tokenized = tokenize(engine.module.model, layout.texts)
-        chunks, fits, stop = self._cut(tokenized, step)
-        rate = self._set_learning_rate(step)
+        return Ready(batch, layout, tokenize(self.engine.module.model, layout.texts))
 
-        if fits:
-            vectors = in_text_order(engine(chunks), chunks)
-            parts = self._loss(vectors, layout)
-            self._check_finite(parts, step)
-            engine.set_gradient_accumulation_boundary(True)
-            engine.backward(self._scaled(parts, layout))
-        else:  # gradient cache (Gao et al., arXiv 2101.06983): exact, in the memory of one chunk
-            with torch.no_grad():
-                cached = in_text_order(torch.cat([engine.module([chunk]) for chunk in chunks]), chunks)
-            cached.requires_grad_()
-            parts = self._loss(cached, layout)
-            self._check_finite(parts, step)
-            self._scaled(parts, layout).backward()
-            gradients = cached.grad
-            assert gradients is not None
-            for chunk in chunks:
-                engine.set_gradient_accumulation_boundary(chunk is chunks[-1])
-                vectors = engine([chunk])  # the chunk's seed repeats its dropout
-                engine.backward(surrogate(vectors, gradients[chunk.rows]))
-
-        norm = engines.clip_and_step(engine, stage.max_grad_norm)
-        return StepResult(self._record(step, parts, tokenized, rate, norm, time.monotonic() - began, len(batch)), stop)
-
-    def _cut(self, tokenized: Sequence[Tokenized], step: int) -> tuple[list[Chunk], bool, bool]:
-        """This rank's chunks, as many as any rank has; whether all fit at once on every rank; whether to stop."""
+    def _cut(self, tokenized: Sequence[Tokenized], step: int) -> tuple[list[Chunk], bool, Asked]:
+        """This rank's chunks, as many as any rank has; whether all fit at once on every rank; what is asked for."""
         lengths = [len(item.input_ids) for item in tokenized]
         budget = self.stage.micro_batch_tokens
         model, packed = self.engine.module.model, self.engine.module.packed
         rows = token_batches(lengths, budget, packed=packed)
         pooled = sum(sum(item.pool_mask) for item in tokenized)
-        count, too_large, stop, most = self._greatest(
-            [len(rows), int(tokens_held(lengths, rows, packed=packed) > budget), int(self.stop_requested), pooled]
-        )
+        too_large = int(tokens_held(lengths, rows, packed=packed) > budget)
+        asked = [int(self.stop_requested), int(self.checkpoint_requested), memory_megabytes(self.device)]
+        count, too_large, most, *asked = self._greatest([len(rows), too_large, pooled, *asked])
         rows += [[]] * (count - len(rows))  # ZeRO 2 and 3 talk in every pass: all ranks must take as many
-        if self.engine.module.model.latent is not None:  # in one form on all ranks: ZeRO wants one order of parameters
-            self.engine.module.model.latent.choose_form(most, calls=count)
+        if model.latent is not None:  # in one form on all ranks: ZeRO wants one order of parameters
+            model.latent.choose_form(most, calls=count)
         seeds = [chunk_seed(self.stage.seed, step, self.rank, index) for index in range(count)]
         chunks = [
             make_chunk(model, tokenized, some, seed, packed=packed).to(self.device)
             for some, seed in zip(rows, seeds, strict=True)
         ]
-        return chunks, not too_large, bool(stop)
+        return chunks, not too_large, Asked(bool(asked[0]), bool(asked[1]), asked[2])
 
     def _greatest(self, values: list[int]) -> list[int]:
         """The greatest of each value over all ranks."""
@@ -133,25 +185,24 @@ class Trainer:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return [int(value) for value in tensor.tolist()]
 
-    def _loss(self, vectors: torch.Tensor, layout: Layout) -> LossParts:
-        """Losses of this rank's queries against the documents of all ranks (if any is in-batch) or its own."""
+    def _loss(self, vectors: torch.Tensor, layout: Layout) -> tuple[LossParts, float, str | None]:
+        """Losses of this rank's queries against the documents of all ranks (if any is in-batch) or its own.
+
+        With them their mean over the whole batch, and what is wrong with it; the sums become those of all ranks.
+        """
         documents = vectors[layout.documents.to(self.device)]
         if layout.gathered_rows is not None:
             documents = gather_documents(documents, layout.gathered_rows)
         queries = vectors[layout.queries.to(self.device)]
-        return stage_loss(queries, documents, layout.comparison.to(self.device), self.stage)
+        parts = stage_loss(queries, documents, layout.comparison.to(self.device), self.stage)
+        if self.world > 1:
+            dist.all_reduce(parts.sums)
+        loss = means(parts.sums, dims=self.stage.matryoshka.dims)["loss"]
+        return parts, loss, self.judge.of_loss(loss)
 
     def _scaled(self, parts: LossParts, layout: Layout) -> torch.Tensor:
         """The scalar to differentiate: DeepSpeed's mean over ranks makes it the mean over the whole batch."""
         return parts.losses.sum() * (self.world / layout.batch_size)
-
-    def _check_finite(self, parts: LossParts, step: int) -> None:
-        """Stop all ranks if any has a loss that is no number. Adds up the sums of all ranks on the way."""
-        if self.world > 1:
-            dist.all_reduce(parts.sums)
-        if not torch.isfinite(parts.sums[1]):
-            ids = [example.id for example in self.sampler.batch(step)]
-            raise FloatingPointError(f"step {step + 1}: the loss is {float(parts.sums[1])}; examples {' '.join(ids)}")
 
     def _set_learning_rate(self, step: int) -> float:
         """Set every group's rate for this step; the base rate, for the record."""
@@ -160,41 +211,29 @@ class Trainer:
             group["lr"] = factor * group["peak"]
         return factor * self.stage.learning_rate
 
-    def _record(
-        self,
-        step: int,
-        parts: LossParts,
-        tokenized: Sequence[Tokenized],
-        rate: float,
-        norm: float,
-        seconds: float,
-        examples: int,
-    ) -> dict[str, float]:
-        """The step's line in the history; tokens are real ones, padding left out, each text counted once."""
-        tokens = torch.tensor(sum(len(item.input_ids) for item in tokenized), device=self.device)
+    def _speed(self, ready: Ready, asked: Asked, fits: bool, began: float) -> dict[str, float]:
+        """Speed, share of peak and memory. Tokens are real ones, padding left out, each text counted once."""
+        seconds = time.monotonic() - began
+        own = Work.of(ready.tokenized)
+        units = torch.tensor([own.tokens, own.pooled, own.pairs], dtype=torch.float64, device=self.device)
         if self.world > 1:
-            dist.all_reduce(tokens)
-        return {
-            "step": step + 1,
-            **means(parts.sums, distilled=self.teacher is not None),
-            "learning_rate": rate,
-            "grad_norm": norm,
-            "examples_per_second": examples / seconds,
-            "tokens_per_second": float(tokens) / seconds,
+            dist.all_reduce(units)
+        work = Work(*map(int, units.tolist()))
+        told = {
+            "step_seconds": seconds,
+            "examples_per_second": len(ready.batch) / seconds,
+            "tokens_per_second": work.tokens / seconds,
+            "memory_gigabytes": asked.memory_megabytes / 1024,
         }
-
-
-def tokenize(model: NVEmbedModel, texts: Sequence[Text]) -> list[Tokenized]:
-    """Tokens of each text by the model's text rule; one call for each instruction and length."""
-    tokenized: list[Tokenized | None] = [None] * len(texts)
-    alike: dict[tuple[str, int], list[int]] = {}
-    for index, text in enumerate(texts):
-        alike.setdefault((text.instruction, text.max_length), []).append(index)
-    for (instruction, max_length), places in alike.items():
-        results = model.tokenize([texts[i].text for i in places], instruction, max_length)
-        for index, result in zip(places, results, strict=True):
-            tokenized[index] = result
-    return [item for item in tokenized if item is not None]
+        if self.peak_flops:
+            latent = self.engine.module.model.latent
+            flops = self._cost.flops(
+                work,
+                forward_passes=1 + (not fits) + self.stage.gradient_checkpointing,
+                folded=latent is not None and latent.folded,
+            )
+            told["peak_share"] = flops / seconds / (self.peak_flops * self.world)
+        return told
 
 
 def in_text_order(encoded: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:

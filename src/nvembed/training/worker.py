@@ -3,13 +3,12 @@
 Rank 0 holds the state folder's lock for as long as any rank lives here, so that no second run writes beside this one.
 All ranks end with the process that started the run (`core.lifeline`), and with torchrun.
 
-In the state folder: `checkpoints/`, `metrics.jsonl`, `result/` (there only if training is complete), `error.json` (what
-the user has to mend), `worker.log`.
+In the state folder: `checkpoints/`, `metrics.jsonl`, `bad_batches.jsonl` (if there was one), `result/` (there only if
+training is complete), `error.json` (what the user has to mend), `worker.log`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -17,46 +16,51 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nvembed.core.artifacts import write_file
-from nvembed.core.errors import UserError
+from nvembed.core.errors import UserError, tell_full_disk
 from nvembed.core.lifeline import tie_to_parent
-from nvembed.core.progress import Progress
 from nvembed.core.state import hold
 from nvembed.training import engine as engines
 from nvembed.training.checkpoints import (
     Checkpoint,
+    bring_best,
     check_made_by,
     newest_checkpoint,
     read_checkpoint,
     remove_checkpoints,
-    save_checkpoint,
 )
-from nvembed.training.history import METRICS, History
-from nvembed.training.job import Job, section
-from nvembed.training.result import read_result, write_result
+from nvembed.training.job import Job, section, write_error
+from nvembed.training.result import read_result
 
 logger = logging.getLogger(__name__)
-STOPPED = 143  # 128 + SIGTERM: ended on request, a checkpoint is there
 
 
 def main(arguments: list[str]) -> int:
     """Run one rank; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _signals(signal.SIG_DFL)
     tie_to_parent()
     _end_with_torchrun()
     job = Job.read(Path(arguments[0]))
     state = Path(job.state)
     try:
-        with hold(state) if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
+        with tell_full_disk(state), hold(state) if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
             code = _train(job, state)
             engines.leave_ranks()
             return code
     except UserError as error:
-        write_file(state / "error.json", json.dumps({"error": str(error)}) + "\n")
+        write_error(state, error)
         return 2
+
+
+def _signals(action: Any) -> None:
+    """What a request to end does: SIGTERM, or SIGINT handed on by torchrun (`launch.py`)."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, action)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _end_with_torchrun(every: float = 0.5) -> None:
@@ -75,8 +79,10 @@ def _train(job: Job, state: Path) -> int:
     """Build, resume, take the steps, keep the result."""
     import torch
 
-    from nvembed.data import BatchSampler, read_examples, read_teacher_scores
+    from nvembed.data import BatchSampler, open_examples, read_teacher_scores
     from nvembed.training.build import build_encoder
+    from nvembed.training.loop import Loop
+    from nvembed.training.peak import peak_flops
     from nvembed.training.schedule import parameter_groups
     from nvembed.training.step import Trainer
 
@@ -91,65 +97,34 @@ def _train(job: Job, state: Path) -> int:
     encoder = build_encoder(job, device)
     if checkpoint:
         engines.load_weights(encoder.model, tensors)
-    sampler = BatchSampler(read_examples(job.dataset), stage.batch_size, stage.seed, stage.task_types)
+    sampler = BatchSampler.of(stage, open_examples(job.dataset))
     named = {name: p for name, p in encoder.model.named_parameters() if p.requires_grad}
     groups = parameter_groups(named, stage, is_latent=lambda name: name.startswith(("latent.", "self_attention.")))
     engine = engines.start_engine(encoder, groups, stage)
     engine.train()
-    done, seconds = 0, 0.0
     if checkpoint:
-        engines.load_moments(engine, tensors, checkpoint.step)
-        done, seconds = checkpoint.step, checkpoint.seconds
-        logger.info("going on from the checkpoint of step %d", done)
+        taken = checkpoint.step - checkpoint.watched.get("bad_steps", {}).get("skipped", 0)
+        engines.load_moments(engine, tensors, taken)
+        logger.info("going on from the checkpoint of step %d", checkpoint.step)
     del tensors
     teacher = read_teacher_scores(job.dataset) if stage.distillation.weight else None
     trainer = Trainer(engine, sampler, stage, rank, world, device, teacher)
-    signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stop_requested", True))
-    history = History(state / METRICS, stage.log_steps, done) if rank == 0 else None
-    return _loop(job, state, trainer, history, done, seconds)
+    measured = partial(peak_flops, device, encoder.precision, state / "peak.json")
+    trainer.peak_flops = job.peak_tflops * 1e12 if job.peak_tflops else _agree(measured, rank, world)
+    checker = _checker(job, trainer)
+    _signals(lambda *_: setattr(trainer, "stop_requested", True))
+    return Loop(job, trainer, checker, checkpoint).run()
 
 
-def _loop(job: Job, state: Path, trainer: Any, history: History | None, done: int, seconds: float) -> int:
-    """Take steps `done` … `steps`; checkpoints on the way; the result at the end."""
+def _checker(job: Job, trainer: Any) -> Any:
+    """The check on dev, where the stage wants one and there is a dev set."""
+    from nvembed.training.dev_check import Checker, read_dev_tasks
+
     stage = trainer.stage
-    progress = Progress(f"training {job.name}", stage.steps) if history else None
-    began = time.monotonic() - seconds
-    for step in range(done, stage.steps):
-        result = trainer.step(step)
-        if history and progress:
-            history.add(result.record)
-            progress.update(step + 1, _describe(result.record, stage.steps - step - 1, time.monotonic() - began))
-        finished = step + 1 == stage.steps
-        if not finished and (result.stop or (step + 1) % stage.checkpoint_steps == 0):
-            _checkpoint(job, state, trainer, step + 1, time.monotonic() - began)
-        if result.stop and not finished:
-            logger.info("stopped on request after step %d; its checkpoint is kept", step + 1)
-            return STOPPED
-    _finish(job, state, trainer, time.monotonic() - began)
-    return 0
-
-
-def _checkpoint(job: Job, state: Path, trainer: Any, step: int, seconds: float) -> None:
-    tensors = engines.export_state(trainer.engine)
-    if trainer.rank == 0:
-        save_checkpoint(
-            state / "checkpoints",
-            tensors,
-            step=step,
-            seconds=seconds,
-            made_by=job.made_by,
-            keep=trainer.stage.keep_checkpoints,
-        )
-
-
-def _finish(job: Job, state: Path, trainer: Any, seconds: float) -> None:
-    """Keep the trained weights and what they took; checkpoints have then done their work."""
-    with engines.gathered(trainer.engine):
-        if trainer.rank == 0:
-            encoder = trainer.engine.module
-            facts = {"seconds": seconds, "world": trainer.world, "precision": encoder.precision}
-            write_result(state, encoder.model, facts)
-            remove_checkpoints(state / "checkpoints")
+    if not stage.dev_check.every or job.eval_sets is None:
+        return None
+    tasks = read_dev_tasks(Path(job.eval_sets), stage.dev_check, stage)
+    return Checker(trainer.engine, tasks, stage, trainer.rank, trainer.world)
 
 
 def _find_checkpoint(job: Job, state: Path) -> Checkpoint | None:
@@ -157,6 +132,8 @@ def _find_checkpoint(job: Job, state: Path) -> Checkpoint | None:
     if job.resume is not None:
         checkpoint = read_checkpoint(Path(job.resume))
         check_made_by(checkpoint, job.made_by)
+        bring_best(checkpoint, state / "checkpoints")
+        remove_checkpoints(state / "checkpoints", after=checkpoint.step)
         return checkpoint
     return newest_checkpoint(state / "checkpoints")
 
@@ -176,13 +153,6 @@ def _agree(decide: Any, rank: int, world: int) -> Any:
     if isinstance(outcome[0], UserError):
         raise outcome[0]
     return outcome[0]
-
-
-def _describe(record: dict[str, float], left: int, seconds: float) -> str:
-    """The step in a few words: loss, speed, time left."""
-    eta = left * seconds / max(record["step"], 1)
-    minutes, rest = divmod(round(eta), 60)
-    return f"loss {record['loss']:.3f}, {record['examples_per_second']:.1f} examples/s, {minutes}:{rest:02d} left"
 
 
 if __name__ == "__main__":
