@@ -198,7 +198,7 @@ class Trainer:
 
         A group without a layout only keeps pace with other ranks.
         """
-        encoder, tokenized, budget = self.engine.module, ready.tokenized, self.stage.micro_batch_tokens
+        encoder, tokenized, budget = self.engine.module, ready.tokenized, int(self.stage.micro_batch_tokens)
 
         def batches(texts: Sequence[int]) -> tuple[list[list[int]], int]:
             lengths = [len(tokenized[text].input_ids) for text in texts]
@@ -302,7 +302,7 @@ class Trainer:
             latent = self.engine.module.model.latent
             flops = self._cost.flops(
                 work,
-                forward_passes=passes + self.stage.gradient_checkpointing,
+                forward_passes=passes + bool(self.stage.gradient_checkpointing),
                 folded=latent is not None and latent.folded,
             )
             told["peak_share"] = flops / seconds / (self.peak_flops * self.world)
