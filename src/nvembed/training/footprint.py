@@ -86,7 +86,7 @@ def measure(
             for texts in (few, 2 * few):
                 counter, tracker = FlopCounterMode(display=False), _Allocations(run.weights)
                 with _kernel(plain_attention), counter, tracker:
-                    out = run.forward(texts, length, precision)
+                    out = run.forward(texts, length, precision, masked=plain_attention)
                     forward = float(counter.get_total_flops())
                     tracker.backward(out)
                 costs[depth, texts] = (float(tracker.peak), forward, float(counter.get_total_flops()))
@@ -140,14 +140,18 @@ class _Run:
         """Parameters and buffers."""
         return [tensor for module in self.modules for tensor in (*module.parameters(), *module.buffers())]
 
-    def forward(self, texts: int, length: int, precision: Any) -> Tensor:
-        """A scalar from the vectors of so many texts of so many tokens."""
+    def forward(self, texts: int, length: int, precision: Any, *, masked: bool) -> Tensor:
+        """A scalar from the vectors of so many texts of so many tokens.
+
+        Fused attention gets no mask: packed texts need none, and fake ones of equal length would not go without.
+        """
         ids = torch.zeros(texts, length, dtype=torch.long)
         mask = torch.ones_like(ids)
         config = self.parts.backbone.config
         cache = {"use_cache": False} if hasattr(config, "use_cache") else {}
         with autocast(precision, torch.device("cpu")):
-            states = self.parts.backbone(input_ids=ids, attention_mask=mask, **cache).last_hidden_state
+            seen = mask if masked else None
+            states = self.parts.backbone(input_ids=ids, attention_mask=seen, **cache).last_hidden_state
             if self.parts.latent is not None:
                 chosen = states.flatten(0, 1)[torch.arange(texts * length)]
                 rows = self.parts.latent(chosen)

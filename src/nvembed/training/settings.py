@@ -34,8 +34,8 @@ def check_settings(name: str, stage: Stage, model: Model, resources: Resources) 
     ranks = resources.processes * resources.nodes
     if model.quantization != "none" and stage.zero_stage == 3:
         raise UserError(
-            f"model.quantization is {model.quantization}, but {name}.zero_stage is 3, which cannot share out weights of "
-            "4 bits; set zero_stage to 2 or less, or quantization to none"
+            f"model.quantization is {model.quantization}, but {name}.zero_stage is 3, which cannot share out weights "
+            "of 4 bits; set zero_stage to 2 or less, or quantization to none"
         )
     if stage.zero_stage not in (0, "auto") and ranks == 1:
         note(f"{name}.zero_stage is {stage.zero_stage}, but one rank has nobody to share with: 0 does the same, faster")
