@@ -23,12 +23,7 @@ from machine import describe, heading
 
 from nvembed.training.plan import HEAP
 
-MISTRAL = [
-    "model.pooling=latent",
-    "model.latent.num_latents=64",
-    "model.latent.num_heads=4",
-    "model.latent.head_dim=64",
-]
+BLOCK = [f"model.latent.{key}" for key in ("num_latents=64", "num_heads=4", "head_dim=64")]
 # recipe and its overrides: a Mistral wide enough to be seen beside the interpreter, and two real encoders
 CASES: dict[str, tuple[str, list[str]]] = {
     "mistral": ("tiny", BLOCK),

@@ -17,7 +17,7 @@ from nvembed.recipe import load_recipe
 from nvembed.training import train_stage
 from nvembed.training.build import build_encoder
 from nvembed.training.chunks import Chunk
-from nvembed.training.footprint import _Allocations, measure
+from nvembed.training.footprint import Counts, measure
 from nvembed.training.job import Job
 from nvembed.training.machine import CHIPS, EFFICIENCY, Machine, described_machine, read_bytes
 from nvembed.training.plan import GPU_OVERHEAD, MARGIN, make_plan
@@ -81,7 +81,7 @@ def test_the_footprint_is_what_the_encoder_allocates(monkeypatch, precision, che
     encoder, rows, length = encoder_of(made), 45, 64
     encoder([chunk(1, length)]).sum().backward()
     encoder.zero_grad()
-    real = _Allocations([*encoder.model.parameters(), *encoder.model.buffers()])
+    real = Counts([*encoder.model.parameters(), *encoder.model.buffers()])
     with real:
         real.backward(encoder([chunk(rows, length)]).sum())
     how = {"low": False, "plain_attention": not checkpointing, "checkpointing": checkpointing}

@@ -73,7 +73,7 @@ class Encoder(nn.Module):
         """
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        again = getattr(self.model.backbone, "is_gradient_checkpointing", False)
+        again = any(getattr(module, "gradient_checkpointing", False) for module in self.model.backbone.modules())
         padded = chunk.input_ids.device.type == "cpu" and chunk.input_ids.ndim == 2
         short = padded and chunk.longest <= PLAIN_ATTENTION_TOKENS
         return sdpa_kernel(SDPBackend.MATH) if short and not again else nullcontext()

@@ -8,6 +8,7 @@ inside themselves is not seen.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -73,8 +74,6 @@ def measure(
         plain_attention: by plain products, as short texts are on a CPU.
         checkpointing: gradient checkpointing of the backbone.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     depths = _DEPTHS if layers > max(_DEPTHS) else (layers,)
     few = max(1, -(-_TOKENS // length))
     costs: dict[tuple[int, int], tuple[float, float, float]] = {}
@@ -84,12 +83,12 @@ def measure(
             if checkpointing:
                 parts.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             for texts in (few, 2 * few):
-                counter, tracker = FlopCounterMode(display=False), _Allocations(run.weights)
-                with _kernel(plain_attention), counter, tracker:
-                    out = run.forward(texts, length, precision)
-                    forward = float(counter.get_total_flops())
-                    tracker.backward(out)
-                costs[depth, texts] = (float(tracker.peak), forward, float(counter.get_total_flops()))
+                counts = Counts(run.weights)
+                with _kernel(plain_attention), counts:
+                    out = run.forward(texts, length, precision, masked=plain_attention)
+                    forward = counts.flops
+                    counts.backward(out)
+                costs[depth, texts] = (float(counts.peak), float(forward), float(counts.flops))
                 run.forget_gradients()
     return _lines(costs, depths, (few, 2 * few), length, layers)
 
@@ -140,14 +139,18 @@ class _Run:
         """Parameters and buffers."""
         return [tensor for module in self.modules for tensor in (*module.parameters(), *module.buffers())]
 
-    def forward(self, texts: int, length: int, precision: Any) -> Tensor:
-        """A scalar from the vectors of so many texts of so many tokens."""
+    def forward(self, texts: int, length: int, precision: Any, *, masked: bool) -> Tensor:
+        """A scalar from the vectors of so many texts of so many tokens.
+
+        Fused attention gets no mask: packed texts need none, and fake ones of equal length would not go without.
+        """
         ids = torch.zeros(texts, length, dtype=torch.long)
         mask = torch.ones_like(ids)
         config = self.parts.backbone.config
         cache = {"use_cache": False} if hasattr(config, "use_cache") else {}
         with autocast(precision, torch.device("cpu")):
-            states = self.parts.backbone(input_ids=ids, attention_mask=mask, **cache).last_hidden_state
+            seen = mask if masked else None
+            states = self.parts.backbone(input_ids=ids, attention_mask=seen, **cache).last_hidden_state
             if self.parts.latent is not None:
                 chosen = states.flatten(0, 1)[torch.arange(texts * length)]
                 rows = self.parts.latent(chosen)
@@ -191,18 +194,38 @@ class _fake:
         self.mode.__exit__(*error)
 
 
+@functools.cache
+def _formulas() -> dict[Any, Any]:
+    """Operations of each product by its arguments; PyTorch's registry lacks the fused attention of CPUs."""
+    from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+    def forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+    def backward(out: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+        return sdpa_backward_flop_count(out.shape, query.shape, key.shape, value.shape)
+
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    again = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return {**flop_registry, fused: forward, again: backward}
+
+
 def _kernel(plain: bool) -> Any:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
 
-class _Allocations(TorchDispatchMode):
-    """Bytes of all tensors that live, and the most that ever did; `known` ones and gradients of them do not count."""
+class Counts(TorchDispatchMode):
+    """Bytes of all tensors that live, the most that ever did, and the operations of all products.
+
+    `known` tensors and gradients of them do not count. PyTorch's own FlopCounterMode would do for the operations, but
+    it keeps tensors alive.
+    """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = self.peak = self.flops = 0
         self._leaves = [tensor for tensor in known if tensor.requires_grad]
         self._seen: dict[int, Any] = {tensor.untyped_storage()._cdata: None for tensor in known}
 
@@ -210,6 +233,8 @@ class _Allocations(TorchDispatchMode):
         from torch.utils._pytree import tree_leaves
 
         out = func(*args, **(kwargs or {}))
+        if (formula := _formulas().get(func._overloadpacket)) is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._note(tensor)
