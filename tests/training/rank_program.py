@@ -100,7 +100,7 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
     stage = section({**case["stage"], "zero_stage": case["zero"], "micro_batch_tokens": case["budget"]})
     model = NVEmbedModel.from_section(section(case["model"]), case.get("init"), trainable=True)
     set_dropout(model.backbone, stage.backbone_dropout)
-    encoder = engines.Encoder(model, "float32", packed=case.get("packed"))
+    encoder = engines.Encoder(model, "float32", packed=case.get("packed", False))
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     engine = engines.start_engine(
         encoder, parameter_groups(named, stage, is_latent=lambda name: name.startswith("latent.")), stage

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +43,10 @@ def open_examples(folder: Path | str) -> ExampleTable:
     The first call writes them into the state folder, in the memory of one record batch; others wait for it.
 
     Raises:
-        UserError: no examples there, a part that cannot be read, a full disk.
+        UserError: no examples there, a part that cannot be read, a full disk, unpacked files that were damaged since.
     """
+    from pyarrow import ArrowException
+
     folder = Path(folder)
     content = read_manifest(folder).content if (folder / MANIFEST).is_file() else digest_folder(folder / "train")
     place = state_folder("examples", digest_json([FORMAT, content]))
@@ -51,7 +54,10 @@ def open_examples(folder: Path | str) -> ExampleTable:
         with hold(place):
             if not (place / _DONE).is_file():
                 _convert(folder, place)
-    table = ExampleTable(sorted(place.glob("*.arrow")))
+    try:
+        table = ExampleTable(sorted(place.glob("*.arrow")))
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{place}: unpacked examples are damaged ({error}); remove this folder") from error
     if not len(table):
         raise UserError(f"{folder}: holds no training examples; give a folder that prepare or mining wrote")
     return table
@@ -202,6 +208,8 @@ def _convert(folder: Path, place: Path) -> None:
         aside = place / f".{file.name}.partial"
         try:
             _convert_part(part, aside)
+            with aside.open("rb") as stream:
+                os.fsync(stream.fileno())
             aside.replace(file)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

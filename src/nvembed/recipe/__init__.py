@@ -1,7 +1,8 @@
 """One recipe holds every choice: typed sections, presets, overrides, digests."""
 
+from nvembed.recipe.ablation import Ablation, Family, Variant
 from nvembed.recipe.batches import Batches
-from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json
+from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json, variant_recipe
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.schema import (
     SECTIONS,
@@ -22,6 +23,7 @@ from nvembed.recipe.watching import BadSteps, DevCheck
 
 __all__ = [
     "SECTIONS",
+    "Ablation",
     "BadSteps",
     "Batches",
     "Data",
@@ -29,6 +31,7 @@ __all__ = [
     "Distillation",
     "Evaluation",
     "FalseNegatives",
+    "Family",
     "Hardness",
     "InBatch",
     "LatentBlock",
@@ -42,8 +45,10 @@ __all__ = [
     "Stage",
     "Synthesis",
     "Teacher",
+    "Variant",
     "list_presets",
     "load_recipe",
     "section_from_json",
     "section_json",
+    "variant_recipe",
 ]
