@@ -71,7 +71,7 @@ def test_verdicts_are_worse_and_not_resolved_as_planted(written):
 def test_the_report_says_so_in_words_and_beside_the_paper(written):
     _, out = written
     page = (out / "report.md").read_text()
-    assert "2 comparisons with the baselines: 0 better, 1 worse, 1 not resolved" in page
+    assert "Differences from the baselines: 0 better, 1 worse, 1 not resolved" in page
     mean, last = (
         next(line for line in page.splitlines() if line.startswith(f"| {name} |")) for name in ("mean", "last")
     )

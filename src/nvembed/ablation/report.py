@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -66,8 +66,9 @@ def _report(content: Mapping[str, Any], picture: Path) -> Document:
     report.heading("How to read it")
     for text in _notes(content):
         report.paragraph(text)
-    report.heading("Picked on dev")
-    report.table(*_dev_table(content))
+    if len(content["learning_rate_factors"]) > 1:
+        report.heading("Picked on dev")
+        report.table(*_dev_table(content))
     report.heading("Every cell")
     report.table(*_cell_table(content))
     return report
@@ -77,7 +78,8 @@ def _in_short(content: Mapping[str, Any]) -> str:
     verdicts = [row["verdict"] for family in content["families"].values() for row in family["differences"]]
     counts = {kind: verdicts.count(kind) for kind in ("better", "worse", "not resolved")}
     said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    return f"{len(verdicts)} comparisons with the baselines: {said}. Each at one budget, seeds {content['seeds']}."
+    seeds = ", ".join(map(str, content["seeds"]))
+    return f"Differences from the baselines: {said}. Each family at one budget, seeds {seeds}, judged on test."
 
 
 def _family(report: Document, name: str, family: Mapping[str, Any]) -> None:
@@ -117,7 +119,6 @@ def _paper(row: Mapping[str, Any] | None) -> str:
 
 def _notes(content: Mapping[str, Any]) -> list[str]:
     confidence, count = content["confidence"], sum(len(f["differences"]) for f in content["families"].values())
-    factors = ", ".join(f"{factor:g}" for factor in content["learning_rate_factors"])
     edges = [
         f"{name}/{variant}"
         for name, family in content["families"].items()
@@ -129,16 +130,26 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
         f"{confidence:.0%} intervals over seeds and items (standard errors through "
         "both, Student's t, since there are few seeds). `Not resolved` means that the "
         "interval holds 0: this budget and this test set cannot tell.",
-        f"Learning rates: each variant was trained with all its rates × {factors} and seed {content['seeds'][0]}; the "
-        "factor with the highest mean over tasks on dev was taken. No other cell was measured on test."
-        + (f" The grid's edge was picked by {', '.join(edges)}: a wider grid may do better." if edges else ""),
-        f"With {count} comparisons at {confidence:.0%}, about {count * (1 - confidence):.1f} come out resolved by "
+        _rates(content, edges),
+        f"Of {count} comparisons at {confidence:.0%}, about {count * (1 - confidence):.1f} come out resolved by "
         "chance where nothing differs.",
         "A seed changes the order of the data and the new weights, not the split. Trainings are short, which favours "
         "what is close to the pretrained model. The paper's figures are of a 7B model's mean over MTEB's 56 tasks: "
         "only their direction can be compared.",
     ]
     return notes
+
+
+def _rates(content: Mapping[str, Any], edges: Sequence[str]) -> str:
+    """How learning rates were chosen."""
+    if len(content["learning_rate_factors"]) == 1:
+        return "Learning rates are the recipe's own: the grid has one point, so none was picked."
+    factors = ", ".join(f"{factor:g}" for factor in content["learning_rate_factors"])
+    said = (
+        f"Learning rates: each variant was trained with all its rates × {factors} and seed {content['seeds'][0]}; the "
+        "factor with the highest mean over tasks on dev was taken. No other cell was measured on test."
+    )
+    return said + (f" The grid's edge was picked by {', '.join(edges)}: a wider one may do better." if edges else "")
 
 
 def _dev_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

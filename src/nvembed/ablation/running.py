@@ -69,8 +69,11 @@ class Runner:
 
     def seconds_left(self) -> float:
         """About what the missing cells take, side by side, by the measurements that are there."""
-        tasks = dict.fromkeys(self._all_tasks())
-        return sum(estimate(*task) for task in tasks) / self.at_once
+        seconds, trained = 0.0, set[Path]()
+        for work, split in self._all_tasks():
+            seconds += estimate(work, split, trained=work.folder in trained)
+            trained.add(work.folder)
+        return seconds / self.at_once
 
     def missing(self) -> tuple[int, int]:
         """Measurements (a cell on a split) that are missing, and how many there are in all."""
@@ -132,10 +135,8 @@ class Runner:
                     raise UserError(f"{work.name}: {error}") from error
                 except Exception as error:
                     raise RuntimeError(f"{work.name}: {error}") from error
-                left = round(self.seconds_left() / 60)
-                text = f"{work.name}: {split} {mean_score(work.scores(split)):.3f}; about {left} min left"
-                progress.update(progress.done + 1, text)
-                note(text)
+                note(f"{work.name}: {split} {mean_score(work.scores(split)):.3f}")
+                progress.update(progress.done + 1, f"about {self.seconds_left() / 60:.0f} min left")
 
     @contextlib.contextmanager
     def _pool(self) -> Iterator[ProcessPoolExecutor]:

@@ -88,12 +88,15 @@ def unmeasured(works: Iterable[Work]) -> list[Work]:
     return list(found.values())
 
 
-def estimate(work: Work, split: str) -> float:
-    """Seconds that a cell has still to take for a split; 0 if it is done, and for what was never measured."""
+def estimate(work: Work, split: str, *, trained: bool = False) -> float:
+    """Seconds that a cell has still to take for a split; 0 if it is done, and for what was never measured.
+
+    `trained` says that its training is counted elsewhere.
+    """
     timing = kept_timing(work)
     if work.done(split) or timing is None:
         return 0.0
-    trained = all(is_whole(work.folder / name) for name, _ in work.stages)
+    trained = trained or all(is_whole(work.folder / name) for name, _ in work.stages)
     return timing.of(work, split, trained=trained)
 
 

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 @click.option("--recipe", default="ablate", show_default=True, help="A recipe with a section `ablation`.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one value.")
 @click.option("--family", "families", multiple=True, help="Only this family; may be repeated. Default: all.")
-@click.option("--plan", "only_plan", is_flag=True, help="Say what would be done and how long it takes; do nothing.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would be done and how long it takes, and end.")
 @output_dir_option
 def ablate(
     recipe: str, overrides: tuple[str, ...], families: tuple[str, ...], only_plan: bool, output_dir: Path
 ) -> None:
     """Compare variants of a recipe: which is better, worse, or not resolved.
 
-    Says first what will be done and how long it takes. Learning rates are picked on dev, verdicts are on test. Killed
-    and started again, it does only what is missing. Leaves OUTPUT_DIR/ablate with report.html.
+    Says first what will be done and how long it takes, by a few measured steps (once, a minute or two). Learning rates
+    are picked on dev, verdicts are on test. Killed and started again, it does only what is missing. Leaves
+    OUTPUT_DIR/ablate with report.html.
     """
     from nvembed.cli.preflight import check_writable
     from nvembed.core import lifeline
@@ -86,8 +87,11 @@ def _show_plan(runner: Runner) -> None:
         steps, examples = arms[0].budget()
         click.echo(f"{name}: {' · '.join(arm.variant for arm in arms)} (the first is the baseline)")
         click.echo(f"  each {steps} steps, {examples:,} examples; judged on {', '.join(plan.tasks[name])}")
-    factors = ", ".join(f"{factor:g}" for factor in plan.factors)
-    click.echo(f"rates × {factors}, picked on dev with seed {plan.seeds[0]}; judged on test with seeds {plan.seeds}")
+    seeds = ", ".join(map(str, plan.seeds))
+    if len(plan.factors) > 1:
+        factors = ", ".join(f"{factor:g}" for factor in plan.factors)
+        click.echo(f"learning rates × {factors}: picked on dev with seed {plan.seeds[0]}")
+    click.echo(f"judged on test with seeds {seeds}")
     missing, total = runner.missing()
     click.echo(f"{total} measurements of cells, {total - missing} of them done; {runner.at_once} cells at a time")
     click.echo(f"about {clock(runner.seconds_left())} to go")
