@@ -29,6 +29,7 @@ def write_report(
     records: Sequence[Record],
     headline: Mapping[str, float],
     stage: Mapping[str, Any],
+    *,
     composition: Composition,
 ) -> None:
     """Write `curves.png` and `report.html` into `folder`."""

@@ -124,7 +124,7 @@ def _write_adapter(
     with output_folder(out) as folder:
         shutil.copyfile(state / RESULT / TRAINABLE, folder / TRAINABLE)
         shutil.copyfile(state / METRICS, folder / METRICS)
-        write_report(folder, name, records, headline, made_by["stage"], composition)
+        write_report(folder, name, records, headline, made_by["stage"], composition=composition)
         write_manifest(
             folder,
             kind="adapter",
