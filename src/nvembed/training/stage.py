@@ -140,7 +140,7 @@ def _write_adapter(
         if (state / BAD_BATCHES).exists():
             shutil.copyfile(state / BAD_BATCHES, folder / BAD_BATCHES)
         kept = result["weights_of_step"] if decides(stage.dev_check) else None
-        write_report(folder, name, records, headline, made_by["stage"], composition, given=kept)
+        write_report(folder, name, records, headline, made_by["stage"], composition=composition, given=kept)
         write_manifest(
             folder,
             kind="adapter",
