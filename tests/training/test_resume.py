@@ -178,7 +178,7 @@ def test_what_the_disk_has_no_room_for_is_told_in_a_line_and_done_when_there_is_
     dataset, untouched, untouched_starter = undisturbed
     job = make_job(tmp_path / "state", dataset, checkpoint_steps=checkpoint_steps)
     limited = start(job, prefix=["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "-"], stderr=subprocess.PIPE)
-    _, said = limited.communicate(timeout=240)
+    _, said = limited.communicate(timeout=500)
     assert limited.returncode == 2, said
     (line,) = said.decode().splitlines()
     assert kept in line
