@@ -121,7 +121,14 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
         cached.append({"chunks": len(chunks), "fits": fits, "folded": model.latent.folded, "packed": packed})
         return chunks, fits, stop
 
-    trainer._cut = watched
+    in_groups = trainer._in_groups
+
+    def watched_groups(ready, step):
+        groups = in_groups(ready, step)
+        cached[-1]["groups"] = len(groups)
+        return groups
+
+    trainer._cut, trainer._in_groups = watched, watched_groups
     steps = case["steps"] if isinstance(case["steps"], list) else range(case["steps"])
     with patched():
         results = [trainer.step(step) for step in steps]

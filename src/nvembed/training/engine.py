@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 PLAIN_ATTENTION_TOKENS = 128  # of padded texts, on a CPU
-CPU_CHUNK_TOKENS = 1024  # of packed texts: what a layer makes of more leaves the caches before it is read again
+CPU_CHUNK_TOKENS = 2048  # of packed texts: what a layer makes of more leaves the caches before it is read again
 PATIENCE = timedelta(hours=2)  # what a rank waits for another: longer than any step, checkpoint or lock
 
 
