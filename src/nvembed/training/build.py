@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -35,8 +36,15 @@ def build_encoder(job: Job, device: torch.device) -> Encoder:
             model.load_trainable(job.init)  # again, since its float32 weights were rounded the first time
     set_dropout(model.backbone, stage.backbone_dropout)
     if stage.gradient_checkpointing:
-        model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(model.backbone)
     return Encoder(model, precision)
+
+
+def enable_checkpointing(backbone: Any) -> None:
+    """Have a backbone compute each layer again in the backward pass."""
+    with warnings.catch_warnings():  # the method has a new name in transformers 5.23; our range begins before it
+        warnings.simplefilter("ignore", FutureWarning)
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def set_dropout(backbone: nn.Module, share: float) -> None:
