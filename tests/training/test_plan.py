@@ -26,6 +26,7 @@ AUTO = [f"stage1.{key}=auto" for key in ("micro_batch_tokens", "zero_stage", "gr
 PUBLISHED = [
     "model.backbone=nvidia/NV-Embed-v2",
     "model.lora.rank=16",
+    "model.precision=auto",
     "stage1.batch_size=128",
     "stage1.negatives=7",
     "stage1.query_max_length=256",

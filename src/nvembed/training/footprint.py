@@ -23,12 +23,14 @@ from nvembed.modeling.assemble import Parts
 from nvembed.modeling.batching import autocast
 from nvembed.modeling.pooling import pool
 from nvembed.modeling.sizes import meta_parts
+from nvembed.training.build import enable_checkpointing
 
 if TYPE_CHECKING:
     from nvembed.recipe import Model
 
 _DEPTHS = (1, 2)
 _TOKENS = 512  # of the smaller batch, at least
+_USUAL_TOKENS = 1024  # of a call, where the latent block's form depends on it
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def measure(
         parts, _ = meta_parts(model, depth)
         with _fake(parts, low) as run:
             if checkpointing:
-                parts.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                enable_checkpointing(parts.backbone)
             for texts in (few, 2 * few):
                 counts = Counts(run.weights)
                 with _kernel(plain_attention), counts:
@@ -133,6 +135,8 @@ class _Run:
             for parameter in module.parameters():
                 if low and not parameter.requires_grad:
                     parameter.data = parameter.data.bfloat16()
+        if parts.latent is not None:  # one form for all batches, or their costs would lie on two lines
+            parts.latent.folded = parts.latent.folding_pays(_USUAL_TOKENS)
 
     @property
     def weights(self) -> Iterable[Tensor]:

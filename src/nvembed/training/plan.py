@@ -229,6 +229,8 @@ class _Planner:
         if zero == 3:  # each rank keeps a share, and gathers the layers at hand: two of the largest
             gathered = 2 * sizes.largest * (2 if self.low else 4)
             weights = {"frozen weights": frozen // ranks + gathered, "trained weights": share}
+        if sizes.quantised:  # a layer at a time is multiplied out, and again in the backward pass
+            weights["a layer out of 4 bits"] = 2 * sizes.largest * (2 if self.low else 4)
         return {
             **weights,
             "gradients": share if zero >= 2 else trained,
