@@ -130,7 +130,7 @@ def plain(
 def products(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
 ) -> Tensor:
-    """Attention by two products and a softmax in float32, with scores capped if asked: `cap·tanh(score / cap)`.
+    """Attention by two products and a softmax, with scores capped if asked: `cap·tanh(score / cap)`.
 
     (Gemma 2, arXiv 2408.00118, section 2.) It knows no biases. It holds tokens² numbers a head, but on a CPU its
     backward pass is much faster than the fused kernel's.
@@ -147,7 +147,7 @@ def products(
     if mask is not None:
         hidden = ~mask if mask.ndim < 4 else ~mask.unsqueeze(2)
         scores = scores.unflatten(2, (groups, tokens)).masked_fill(hidden, torch.finfo(scores.dtype).min).flatten(2, 3)
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    weights = scores.softmax(-1)
     weights = torch.nn.functional.dropout(weights, p=options.get("dropout") or 0.0, training=module.training)
     return (weights @ value).view(count, heads, tokens, width).transpose(1, 2)
 
@@ -169,20 +169,21 @@ def by_runs(
 ) -> Tensor:
     """Attention text by text, neighbours of equal length together: any device, dtype and rule, with gradients."""
     bias = options.get("position_bias")
+    quick = query.device.type == "cpu" and module.training and bias is None
+    counted = [(length, sum(1 for _ in run)) for length, run in itertools.groupby(packed.lengths)]
+    runs = counted if bias is None else [(length, 1) for length in packed.lengths]
+    sizes = [length * count for length, count in runs]
     outputs: list[Tensor] = []
     start = 0
-    quick = query.device.type == "cpu" and module.training and bias is None
-    for length, run in itertools.groupby(packed.lengths):
-        count = sum(1 for _ in run)
-        for texts in [1] * count if bias is not None else [count]:
-            end = start + texts * length
-            if bias is not None:
-                options = {**options, "position_bias": bias[..., start:end, start:end]}
-            rows = [part[0, :, start:end].unflatten(1, (texts, length)).transpose(0, 1) for part in (query, key, value)]
-            seen = None if mask is None else mask[..., :length, :length]
-            attend = products if quick and length <= PRODUCTS_TOKENS else plain
-            outputs.append(attend(module, rows[0], rows[1], rows[2], seen, options).flatten(0, 1))
-            start = end
+    # split, not slices: each slice's backward pass would fill a gradient of the whole batch
+    for (length, count), *parts in zip(runs, *(part[0].split(sizes, 1) for part in (query, key, value)), strict=True):
+        rows = [part.unflatten(1, (count, length)).transpose(0, 1) for part in parts]
+        if bias is not None:
+            end = start + length
+            start, options = end, {**options, "position_bias": bias[..., start:end, start:end]}
+        seen = None if mask is None else mask[..., :length, :length]
+        attend = products if quick and length <= PRODUCTS_TOKENS else plain
+        outputs.append(attend(module, rows[0], rows[1], rows[2], seen, options).flatten(0, 1))
     return torch.cat(outputs).unsqueeze(0)
 
 

@@ -44,7 +44,7 @@ def build_encoder(job: Job, device: torch.device) -> Encoder:
 
 
 def keep_frozen_in_half(model: nn.Module) -> None:
-    """Turn the frozen weights of linear layers into bfloat16: under autocast all results stay the same, to the bit."""
+    """Turn frozen weights of linear layers into bfloat16: under autocast every result stays the same, to the bit."""
     for module in model.modules():
         if type(module) is nn.Linear and not any(p.requires_grad for p in module.parameters()):
             module.to(torch.bfloat16)
