@@ -53,7 +53,7 @@ class JoinedLinear(Linear):
         )
 
 
-def _is_sharded(weight: Tensor) -> bool:
+def _is_sharded(weight: Any) -> bool:
     """True under ZeRO 3, which has a layer's weights at hand only while that very layer is called."""
     return hasattr(weight, "ds_id")
 

@@ -38,7 +38,7 @@ _MISTRAL_7B = {  # of the published checkpoint's own configuration
     "max_position_embeddings": 32768,
     "sliding_window": None,
 }
-KNOWN = {
+KNOWN: dict[str, dict[str, Any]] = {
     "mistralai/Mistral-7B-v0.1": _MISTRAL_7B,
     "nvidia/NV-Embed-v1": _MISTRAL_7B,
     "nvidia/NV-Embed-v2": _MISTRAL_7B,
