@@ -68,11 +68,15 @@ def describe(plan: Plan) -> str:
 
 def token_lengths(model: Model, stage: Stage, dataset: Path) -> tuple[float, float]:
     """Tokens of a query and of a document, on average over a fixed sample of a dataset's examples."""
-    from nvembed.data import read_examples
+    import numpy as np
+
+    from nvembed.data import open_examples
     from nvembed.modeling.checks import text_rule_of
 
-    examples = [example for example in read_examples(dataset) if example.task_type in stage.task_types]
-    some = random.Random(0).sample(examples, min(_SAMPLE, len(examples)))
+    table = open_examples(dataset)
+    codes, kinds = table.codes("task_type")
+    rows = np.flatnonzero(np.isin(codes, [number for number, kind in enumerate(kinds) if kind in stage.task_types]))
+    some = [table[row] for row in random.Random(0).sample(rows.tolist(), min(_SAMPLE, len(rows)))]
     rule, totals = text_rule_of(model), [0, 0]
     documents = 0
     for example in some:
