@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from machine import describe, heading
 
-from nvembed.core.artifacts import write_manifest
+from nvembed.core.artifacts import MANIFEST, write_manifest
 from nvembed.data import BatchSampler, open_examples, read_examples
 from nvembed.data.pydocs import read_python_docs
 from nvembed.recipe import Batches
@@ -52,7 +53,7 @@ def main() -> None:
     """Generate, then run each phase in a child."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", type=int, default=2_000_000)
-    parser.add_argument("--folder", type=Path, help="where dataset and state go (a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="keep the dataset there, and use it again (a temporary folder)")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     parser.add_argument("--child", nargs=2, metavar=("PHASE", "DATASET"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -60,8 +61,8 @@ def main() -> None:
         print(json.dumps({"unpack": unpack, "draw": draw, "list": as_list}[asked.child[0]](Path(asked.child[1]))))
         return
     print(heading(), flush=True)
-    with tempfile.TemporaryDirectory(prefix="nvembed-examples-", dir=asked.folder) as temporary:
-        facts = {"machine": describe(), **measure(Path(temporary), asked.examples)}
+    with tempfile.TemporaryDirectory(prefix="nvembed-examples-") as temporary:
+        facts = {"machine": describe(), **measure(asked.folder or Path(temporary), asked.examples)}
     if asked.out:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(json.dumps(facts, indent=2) + "\n")
@@ -76,6 +77,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
         f"\n{count} examples generated in {time.perf_counter() - began:.0f} s, {parquet:.1f} GB of Parquet", flush=True
     )
     found: dict[str, Any] = {"examples": count, "parquet_gb": parquet}
+    shutil.rmtree(folder / "state", ignore_errors=True)
     found["unpack"] = child("unpack", folder)
     arrow = found["unpack"]["arrow_gb"] = size_of(folder / "state")
     seconds, cpu = (found["unpack"][name] for name in ("seconds", "seconds_cpu"))
@@ -96,13 +98,15 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
 
 
 def generate(folder: Path, count: int) -> None:
-    """A mined folder of `count` examples, whole parts at a time."""
+    """A mined folder of `count` examples, whole parts at a time, unless it is there."""
+    if (folder / MANIFEST).is_file():
+        return
     draw = np.random.default_rng(0)
     words = np.array(" ".join(pair.positive for pair in read_python_docs().pairs).split())
     starts = draw.integers(0, len(words) - 2 * WORDS, 20_000)
     sizes = np.clip(draw.lognormal(np.log(WORDS * 0.85), 0.5, len(starts)), 5, 2 * WORDS).astype(int)
     pool = pa.array([" ".join(words[start : start + size]) for start, size in zip(starts, sizes, strict=True)])
-    (folder / "train").mkdir(parents=True)
+    (folder / "train").mkdir(parents=True, exist_ok=True)
     for part, start in enumerate(range(0, count, ROWS_A_PART)):
         rows = min(ROWS_A_PART, count - start)
         numbers = np.arange(start, start + rows)

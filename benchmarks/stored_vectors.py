@@ -50,7 +50,8 @@ def main() -> None:
                 show(tables[-1])
     if asked.out:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"machine": describe(), "model": asked.model or MINILM, "tables": tables}
+        name = Path(asked.model).name if asked.model else MINILM  # no path of this machine
+        facts = {"machine": describe(), "model": name, "tables": tables}
         asked.out.write_text(json.dumps(facts, indent=2) + "\n")
 
 

@@ -30,6 +30,7 @@ MAY_USE: dict[str, set[str]] = {
         *("core", "recipe", "text", "modeling", "encoding", "data", "mining", "training", "evaluation"),
         *("tracking", "registry"),
     },
+    "ablation": {"core", "recipe", "modeling", "data", "mining", "training", "evaluation", "steps"},
     "cluster": {"core", "recipe", "tracking"},
 }
 MAY_USE["cli"] = {*MAY_USE, "cli"}

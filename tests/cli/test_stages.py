@@ -116,7 +116,8 @@ def test_train_refuses_a_dataset_with_a_missing_shard(prepared, tmp_path, capsys
     next((tmp_path / "short" / "train").glob("part-*.parquet")).unlink()
     options = ["--recipe", "tiny", "--dataset", str(tmp_path / "short"), "--out", str(tmp_path / "adapter")]
     assert main(["train", *options]) == 2
-    assert "short: its files changed since" in one_line(capsys)
+    line = one_line(capsys)
+    assert "part-00000.parquet" in line and "is missing" in line
     assert not (tmp_path / "adapter").exists()
 
 
@@ -134,6 +135,14 @@ def test_train_refuses_what_cannot_be_trained(prepared, tmp_path, capsys, overri
     assert train(prepared, tmp_path, "--set", override) == 2
     assert said in one_line(capsys)
     assert not (tmp_path / "adapter").exists()
+
+
+def test_train_looks_at_the_eval_sets_it_is_given(prepared, tmp_path, capsys):
+    assert train(prepared, tmp_path, "--eval-sets", str(tmp_path)) == 2
+    assert "manifest.json" in one_line(capsys)
+    watch = ["--set", "stage1.dev_check.every=1"]
+    assert train(prepared, tmp_path, *watch, "--eval-sets", str(prepared / "data")) == 2
+    assert "holds a dataset, but a eval is needed here" in one_line(capsys)
 
 
 def one_line(capsys) -> str:

@@ -51,6 +51,28 @@ def _no_settings_of_this_machine(monkeypatch):
     monkeypatch.delenv("NVEMBED_STATE")
 
 
+def test_track_sync_sends_what_no_server_took_and_again_sends_nothing(store, capsys, monkeypatch):
+    from nvembed.tracking.client import TASK_TAG, client, runs_of
+
+    monkeypatch.setenv("NVEMBED_STATE", str(store / "state"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("NVEMBED_RUN_ID", "run-cccccccc")
+    with tracking.task_run("train_stage2", {"steps": 3}) as run:
+        for step in range(3):
+            run.log_metrics({"train/loss": 3.0 - step}, step)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert main(["track", "sync", "--output-dir", str(store)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    count = int(line.removeprefix("run-cccccccc  train_stage2: ").removesuffix(" metrics sent, its run is closed"))
+    assert count >= 3, "system metrics may be among them"
+    (run,) = [run for run in runs_of(client(), "run-cccccccc") if run.data.tags[TASK_TAG] == "train_stage2"]
+    assert run.info.status == "FINISHED"
+    history = client().get_metric_history(run.info.run_id, "train/loss")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert main(["track", "sync", "--output-dir", str(store)]) == 0
+    assert capsys.readouterr().out == "nothing is left to be sent\n"
+
+
 def test_compare_shows_both_numbers_their_difference_and_what_the_recipes_do_differently(store, capsys):
     assert main(["compare", "aaaaaaaa", "latest", "--output-dir", str(store)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -123,6 +123,7 @@ def test_a_cap_on_a_source_holds_for_all_its_tasks_together() -> None:
     rows += [make(i, "c", "narrow") for i in range(10)]
     assert quotas(sampler(rows, caps={"wide": 20})) == {"a": 13, "b": 7, "c": 10}
     assert quotas(sampler(rows, caps={"wide": 20, "a": 5})) == {"a": 5, "b": 20, "c": 10}, "a goes by its task's name"
+    assert quotas(sampler(rows, caps={"wide": 1})) == {"a": 1, "b": 0, "c": 10}, "never more than the cap"
     assert quotas(sampler(rows, caps={"wide": 200})) == {"a": 60, "b": 31, "c": 10}
 
 

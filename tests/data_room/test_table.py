@@ -89,6 +89,17 @@ def test_an_unpacking_that_was_cut_short_goes_on_and_a_second_opening_unpacks_no
     assert unpacked(tmp_path / "state") == after
 
 
+def test_unpacked_files_that_were_damaged_are_refused_with_the_folder_to_remove(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVEMBED_STATE", str(tmp_path))
+    open_examples(dataset)
+    file = next((tmp_path / "examples").glob("*/part-00003.arrow"))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"{file.parent}: unpacked examples are damaged .*; remove this folder"):
+        open_examples(dataset)
+
+
 def _open(folder: str) -> int:
     return len(open_examples(folder))
 

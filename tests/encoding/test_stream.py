@@ -51,6 +51,18 @@ def test_a_generator_becomes_parts_that_hold_what_encode_gives(model, tmp_path, 
     assert furthest(np.asarray(found), model.encode(MANY)) < 1e-6
 
 
+def test_texts_are_taken_a_part_at_a_time_when_the_last_one_is_written(model, tmp_path) -> None:
+    finished: list[int] = []
+
+    def texts() -> Iterator[str]:
+        for text in MANY:
+            finished.append(len(list((tmp_path / "out").glob("part-*.json"))))
+            yield text
+
+    encode_stream(model, texts(), tmp_path / "out", shard_size=10)
+    assert finished == [number // 10 for number in range(50)]
+
+
 def test_options_reach_the_vectors_and_stand_in_the_manifest(model, tmp_path) -> None:
     options = {"instruction": INSTRUCTION, "max_length": 90, "dimensions": 12, "precision": "int8"}
     encode_stream(model, MANY, tmp_path / "out", shard_size=30, format="npy", **options)

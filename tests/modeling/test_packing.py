@@ -124,6 +124,18 @@ def test_pooling_by_segment_is_pooling_by_row(pooling: Any) -> None:
     assert apart(pool_packed(hidden[attended], lengths, pooled[attended], pooling), by_row) < 1e-6
 
 
+@pytest.mark.parametrize("pooling", ["latent", "mean", "self-attention", "last", "cls"])
+def test_states_in_bf16_are_pooled_in_float32(pooling: Any) -> None:
+    half = torch.randn(1, 300, 6, generator=torch.Generator().manual_seed(2)).bfloat16()
+    mask, lengths = torch.ones(1, 300, dtype=torch.bool), torch.tensor([300])
+    for found, exact in (
+        (pool(half, mask, mask, pooling), pool(half.float(), mask, mask, pooling)),
+        (pool_packed(half[0], lengths, mask[0], pooling), pool_packed(half[0].float(), lengths, mask[0], pooling)),
+    ):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, exact)
+
+
 @torch.no_grad()
 def test_a_pad_token_inside_a_text_counts_no_position_in_roberta() -> None:
     model = make_model("roberta")

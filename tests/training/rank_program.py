@@ -100,7 +100,7 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
     stage = section({**case["stage"], "zero_stage": case["zero"], "micro_batch_tokens": case["budget"]})
     model = NVEmbedModel.from_section(section(case["model"]), case.get("init"), trainable=True)
     set_dropout(model.backbone, stage.backbone_dropout)
-    encoder = engines.Encoder(model, "float32", packed=case.get("packed"))
+    encoder = engines.Encoder(model, "float32", packed=case.get("packed", False))
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     engine = engines.start_engine(
         encoder, parameter_groups(named, stage, is_latent=lambda name: name.startswith("latent.")), stage
@@ -121,7 +121,14 @@ def run(case: dict, out: Path, rank: int, world: int, device: torch.device) -> N
         cached.append({"chunks": len(chunks), "fits": fits, "folded": model.latent.folded, "packed": packed})
         return chunks, fits, stop
 
-    trainer._cut = watched
+    in_groups = trainer._in_groups
+
+    def watched_groups(ready, step):
+        groups = in_groups(ready, step)
+        cached[-1]["groups"] = len(groups)
+        return groups
+
+    trainer._cut, trainer._in_groups = watched, watched_groups
     steps = case["steps"] if isinstance(case["steps"], list) else range(case["steps"])
     with patched():
         results = [trainer.step(step) for step in steps]

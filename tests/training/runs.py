@@ -62,7 +62,7 @@ def finish(job: Path, ranks: int = 1) -> dict[str, torch.Tensor]:
 
 def trained(job: Path, starter: subprocess.Popen) -> dict[str, torch.Tensor]:
     """The trained tensors of a run under way."""
-    assert starter.wait(timeout=240) == 0, log_of(job)[-3000:]
+    assert starter.wait(timeout=500) == 0, log_of(job)[-3000:]
     return load_file(job.parent / "result" / "trainable.safetensors")
 
 
@@ -88,7 +88,7 @@ def steps_kept(state: Path) -> int:
 
 def wait_for(job: Path, starter: subprocess.Popen, condition: Callable[[], bool], *, every: float = 0.001) -> None:
     """Wait until a condition holds; fails if the run ends before."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert starter.poll() is None, "the run ended before the moment came\n" + log_of(job)[-3000:]
         assert time.monotonic() < deadline, "the moment did not come"

@@ -2,9 +2,10 @@
 
 What is pinned: on 1, 2 and 4 ranks, in every ZeRO stage, with and without the gradient cache, loss and gradients equal
 a plain computation on one process that shares nothing with the trainer but the model; so do they with packed texts,
-with a batch that the ranks cannot share evenly, and with everything that a stage may change in its loss. Where both
-apply they are those of sentence-transformers, its model and its losses. With dropout on, the gradient cache equals
-autograd through the same chunks; that is refused as proof if no dropout was active.
+with a batch that the ranks cannot share evenly, with examples that need no others taken group by group, and with
+everything that a stage may change in its loss. Where both apply they are those of sentence-transformers, its model and
+its losses. With dropout on, the gradient cache equals autograd through the same chunks; that is refused as proof if no
+dropout was active.
 
 The comparison's own power is shown: it refuses gradients that miss the factor of the world size, those of detached
 documents, and those of a second pass with other dropout masks.
@@ -32,6 +33,7 @@ from nvembed.recipe import InBatch, Stage
 
 BATCH = 8
 CACHED = {"budget": 200}
+GROUPED = {"budget": 1000}  # holds an example, and not a rank's share of the batch
 ALONE = {"in_batch": InBatch(enabled=False).model_dump()}
 UNEVEN = {"batch_size": 7}
 CHANGED = {
@@ -44,7 +46,10 @@ CHANGED = {
     "temperature": 0.1,
 }
 ON_TWO_RANKS = {  # name -> options of the case; the stage's changed keys decide the truth it is held against
-    "alone-cached": {**CACHED, "stage": ALONE},
+    "alone-cached": {**CACHED, "stage": ALONE},  # not even one example fits
+    "alone-grouped": {**GROUPED, "stage": ALONE},
+    "alone-grouped-uneven-zero3": {**GROUPED, "zero": 3, "stage": {**ALONE, **UNEVEN}},
+    "alone-grouped-changed-zero2": {**GROUPED, "zero": 2, "packed": True, "stage": {**CHANGED, **ALONE}},
     "uneven": {"stage": UNEVEN},
     "uneven-cached-zero3": {**CACHED, "zero": 3, "stage": UNEVEN},
     "changed": {"stage": CHANGED},
@@ -160,7 +165,8 @@ def test_so_are_they_in_other_forms_of_batch_and_loss(setting, steps, truth, nam
     options = ON_TWO_RANKS[name]
     loss, expected = plain_truth(setting, **options["stage"]) if "stage" in options else truth
     state, told = steps(2)[name]
-    assert told["cut"][0]["fits"] == ("cached" not in name)
+    assert told["cut"][0]["fits"] == ("cached" not in name and "grouped" not in name)
+    assert (told["cut"][0].get("groups", 0) > 1) == ("grouped" in name)
     assert set(told["cut"][0]["packed"]) == {"packed" in options}
     assert told["records"][0]["loss"] == pytest.approx(loss, rel=1e-5)
     assert_same_gradients(gradients(state), expected)

@@ -141,8 +141,9 @@ def test_what_a_rank_finds_wrong_is_the_users_to_mend_and_leaves_nothing(place):
     assert not (place / "unmade").exists()
 
 
-def test_a_stage_that_changes_its_loss_trains_and_shows_its_keys_and_what_the_teacher_teaches(place):
+def test_a_stage_that_changes_its_loss_and_batches_trains_and_shows_its_keys_and_what_the_teacher_teaches(place):
     keys = {"distillation.weight": 1, "matryoshka.dims": [16, 8], "in_batch.off_for": ["words"], "hardness.strength": 5}
+    keys |= {"batches.mode": "one-dataset", "batches.weights.words": 1.5}
     out = train(place, "stage1", "changed-loss", *(f"stage1.{key}={value}" for key, value in keys.items()))
     records = metrics(out / "metrics.jsonl")
     assert [record["step"] for record in records] == [1, 2, 3, 4]
@@ -150,6 +151,7 @@ def test_a_stage_that_changes_its_loss_trains_and_shows_its_keys_and_what_the_te
     page = (out / "report.html").read_text()
     assert all(f"<td>{key}</td><td>{value}" in page for key, value in keys.items() if "[" not in str(value))
     assert "<td>matryoshka.dims</td><td>[16, 8]</td>" in page
+    assert "<td>24</td><td>32</td><td>100.00%</td>" in page, "an epoch of one and a half, in whole batches"
 
 
 def test_distillation_without_a_teachers_scores_is_refused_and_leaves_nothing(place):

@@ -175,15 +175,19 @@ def impatient(place):
 
 
 def test_a_stage_whose_checks_decide_needs_a_dev_set(place):
-    with pytest.raises(UserError, match=r"stage1\.dev_check decides by a dev set, but none is given"):
+    with pytest.raises(
+        UserError, match=r"dev_check decides by dev queries, but no eval sets are given \(--eval-sets\)"
+    ):
         train(place, "unmade", *IMPATIENT, eval_sets=None)
 
 
 def test_a_recipe_whose_checks_have_nothing_to_look_at_is_refused():
     with pytest.raises(UserError, match=r"keep_best and patience need checks; set every"):
         load_recipe("tiny", ["stage1.dev_check.patience=2"])
-    with pytest.raises(UserError, match=r"stage2.dev_check.every is above 0, but the data holds out no dev queries"):
-        load_recipe("tiny", ["stage2.dev_check.every=2", "data.dev_fraction=0"])
+    with pytest.raises(
+        UserError, match=r"stage2.dev_check decides by dev queries, but the data section holds out none"
+    ):
+        load_recipe("tiny", ["stage2.dev_check.every=2", "stage2.dev_check.keep_best=true", "data.dev_fraction=0"])
 
 
 STEPS = 30

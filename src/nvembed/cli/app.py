@@ -28,8 +28,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "mine": ("nvembed.cli.commands_stages", "mine", "One stage: mine hard negatives."),
     "train": ("nvembed.cli.commands_stages", "train", "One stage: train stage 1 or stage 2."),
     "evaluate": ("nvembed.cli.commands_stages", "evaluate", "One stage: measure one model."),
+    "ablate": ("nvembed.cli.commands_ablate", "ablate", "Compare variants of a recipe at one budget."),
     "registry": ("nvembed.cli.commands_tracking", "registry", "Registered models."),
     "compare": ("nvembed.cli.commands_tracking", "compare", "Two runs' headline numbers side by side."),
+    "track": ("nvembed.cli.commands_tracking", "track", "Send MLflow what it could not take."),
     "ui": ("nvembed.cli.commands_tracking", "ui", "Open MLflow on the local store."),
 }
 INTERRUPTED = 130

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from nvembed.cli.options import read_recipe, recipe_options
+from nvembed.cli.plans import plan_options, show_plans
 from nvembed.core import lifeline
 from nvembed.core.artifacts import MANIFEST
 from nvembed.core.errors import UserError
@@ -62,24 +63,35 @@ def mine(recipe: str, overrides: tuple[str, ...], dataset: Path, out: Path) -> N
 @click.command()
 @recipe_options
 @click.option("--stage", type=click.Choice(["stage1", "stage2"]), default="stage1", show_default=True)
-@_folder("--dataset", "What `nvembed mine` (or `prepare`) wrote.")
+@_folder("--dataset", "What `nvembed mine` (or `prepare`) wrote.", required=False)
 @_folder("--init", "The adapter to start from: stage 1's, for stage 2.", required=False)
 @_folder("--eval-sets", "What `nvembed prepare` held out: the dev split for the stage's dev_check.", required=False)
 @_folder("--resume", "A checkpoint (step-…) to go on from; default: the newest one of this very work.", required=False)
-@_folder("--out", "Folder for the trained adapter.")
+@_folder("--out", "Folder for the trained adapter.", required=False)
+@plan_options
 def train(
     recipe: str,
     overrides: tuple[str, ...],
     stage: str,
-    dataset: Path,
+    dataset: Path | None,
     init: Path | None,
     eval_sets: Path | None,
     resume: Path | None,
-    out: Path,
+    out: Path | None,
+    **plan: Any,
 ) -> None:
-    """Train stage 1 or stage 2. Killed and started again, it goes on from its last checkpoint."""
+    """Train stage 1 or stage 2. Killed and started again, it goes on from its last checkpoint.
+
+    With --plan nothing is trained: it says what the stage needs and how it would run.
+    """
     checked = read_recipe(recipe, overrides)
-    _needs(dataset, "--dataset")
+    if dataset is not None:
+        _needs(dataset, "--dataset")
+    if plan["plan"]:
+        show_plans(checked, [stage], dataset, **plan)
+        return
+    if dataset is None or out is None:
+        raise click.UsageError("Missing option '--dataset' or '--out'; only --plan goes without.")
     if init is not None:
         _needs(init, "--init")
     if eval_sets is not None:

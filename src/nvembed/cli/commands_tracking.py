@@ -1,4 +1,4 @@
-"""`nvembed ui`, `nvembed compare` and `nvembed registry`: what MLflow holds."""
+"""`nvembed ui`, `nvembed compare`, `nvembed registry` and `nvembed track`: what MLflow holds, or should."""
 
 from __future__ import annotations
 
@@ -74,6 +74,30 @@ def compare(first: str, second: str, output_dir: Path) -> None:
     if changed:
         click.echo("\nrecipe:")
         _table(changed)
+
+
+@click.group()
+def track() -> None:
+    """Metrics on their way to MLflow."""
+
+
+@track.command()
+@output_dir_option
+def sync(output_dir: Path) -> None:
+    """Send MLflow what it could not take while tasks ran. Again sends nothing twice.
+
+    It reads the spools in NVEMBED_STATE, or in the output folder's state.
+    """
+    from nvembed import tracking
+
+    _use_store(output_dir)
+    found = False
+    for sent in tracking.send_spools():
+        found = True
+        what = "still runs, and sends its own" if sent.held else f"{sent.metrics} metrics sent, its run is closed"
+        click.echo(f"{sent.run_id}  {sent.task}: {what}")
+    if not found:
+        click.echo("nothing is left to be sent")
 
 
 @click.group()

@@ -9,7 +9,7 @@ is put in order here and in `arrange`:
   next epoch's order leaves out others.
 - one-dataset: each dataset's examples are shuffled and cut by themselves, then the batches of all are shuffled.
 
-A batch never holds an example twice. With 2 million examples an epoch's order takes 8 MB and two seconds
+A batch never holds an example twice. With 2 million examples an epoch's order takes 8 MB and about a second of a core
 (`benchmarks/examples.py`).
 """
 

@@ -4,8 +4,9 @@ A dataset is what the examples of one task from one source make. With n examples
 an epoch holds, of the dataset,
 
     x = weight · N · n^(1/temperature) / Σ n^(1/temperature)       the sum over all datasets; plain: x = n
-    x ← x · cap / Σ x   where Σ x, over the datasets that go by the cap's name, is above the cap
-    q = x rounded (under a cap so that the q add up to the cap), but at least 1 if x is above 0;
+    q = x rounded, but at least 1 if x is above 0;
+    q = x · cap / Σ x   where Σ x, over the datasets that go by the cap's name, is above the cap: rounded by largest
+                        remainders, so that they hold as many as the cap says together;
 
 and with batches of one dataset, the whole batches of that: q ← batch_size · ⌊q / batch_size⌋.
 
@@ -150,14 +151,14 @@ def _quotas(found: Sequence[tuple[str, str, str, np.ndarray]], keys: Batches) ->
     weights = [(keys.weights or {}).get(_lookup(keys.weights, t, s) or "", 1.0) for t, s, _, _ in found]
     wanted = sizes if keys.temperature == 1 else sizes ** (1 / keys.temperature)
     wanted = np.array(weights) * (wanted * sizes.sum() / wanted.sum() if keys.temperature != 1 else wanted)
-    quotas = np.floor(wanted + 0.5).astype(int)
+    quotas = np.where(wanted > 0, np.maximum(np.floor(wanted + 0.5), 1), 0).astype(int)
     caps = [_lookup(keys.caps, task, source) for task, source, _, _ in found]
     for name in dict.fromkeys(name for name in caps if name):
         members = np.flatnonzero([name == cap for cap in caps])
         cap = (keys.caps or {})[name]
         if wanted[members].sum() > cap:
             quotas[members] = _apportion(cap, wanted[members])
-    return [int(max(quota, 1)) if share else 0 for quota, share in zip(quotas, wanted, strict=True)]
+    return [int(quota) for quota in quotas]
 
 
 def _apportion(total: int, shares: np.ndarray) -> np.ndarray:

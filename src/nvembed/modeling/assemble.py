@@ -83,9 +83,7 @@ def parts_of_section(
     if model.text_rule == "nv-embed":
         check_published_text_rule(model, backbone.config, tokenizer)
     set_attention(backbone, spec.attention)
-    return Parts(
-        backbone, tokenizer, spec, *(blocks or _fresh_blocks(spec, model, hidden_size(backbone.config), dtype))
-    )
+    return Parts(backbone, tokenizer, spec, *(blocks or fresh_blocks(spec, model, hidden_size(backbone.config), dtype)))
 
 
 def _with_rule_of(saved: Spec, wanted: Spec, model: Model) -> Spec:
@@ -104,7 +102,7 @@ def is_saved_model(source: Source, *, trust_remote_code: bool = False) -> bool:
     return load_config(source, trust_remote_code=trust_remote_code).model_type == "nvembed"
 
 
-def _fresh_blocks(
+def fresh_blocks(
     spec: Spec, model: Model, dim: int, dtype: torch.dtype
 ) -> tuple[LatentAttention | None, SelfAttention | None]:
     """Blocks drawn from the section's seed; the caller's random state is left as it was."""

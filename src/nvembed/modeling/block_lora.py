@@ -23,6 +23,7 @@ class FoldingLoRA(Linear):
         """As the projection's own `forward`, adapters added."""
         if not folding:
             return super().forward(x, *args, **kwargs)
+        assert self.in_features is not None, "peft knows the sizes of a linear layer"
         folded = self.base_layer(x, folding=True)
         for name in self.active_adapters:
             down, up = self.lora_A[name], self.lora_B[name]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
     from nvembed.recipe import Model, Teacher
+    from nvembed.text import TextRule
 
 # Roberta and its kin begin counting positions after the padding index
 _POSITION_OFFSETS = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}
@@ -91,17 +92,28 @@ def _check_frozen(model: Model, block: str, source: Source) -> None:
 
 def _check_text_rule(model: Model, source: Source) -> None:
     """The tokenizer is read, no weights."""
-    from nvembed.modeling.backbone import load_tokenizer
+    config = load_config(source, trust_remote_code=model.trust_remote_code)
+    check_published_text_rule(model, config, _tokenizer_of(model, source, config))
 
-    trusted = model.trust_remote_code
-    config = load_config(source, trust_remote_code=trusted)
-    if config.model_type == "nvembed":
+
+def _tokenizer_of(model: Model, source: Source, config: PretrainedConfig | None) -> PreTrainedTokenizerFast:
+    if config is not None and config.model_type == "nvembed":
         from nvembed.modeling.checkpoint import load_saved_tokenizer
 
-        tokenizer = load_saved_tokenizer(source.location, source.revision)
-    else:
-        tokenizer = load_tokenizer(source, trust_remote_code=trusted)
-    check_published_text_rule(model, config, tokenizer)
+        return load_saved_tokenizer(source.location, source.revision)
+    from nvembed.modeling.backbone import load_tokenizer
+
+    return load_tokenizer(source, trust_remote_code=model.trust_remote_code)
+
+
+def text_rule_of(model: Model) -> TextRule:
+    """The section's text rule by offset, for counting tokens: no weights are read."""
+    from nvembed.text import TextRule
+
+    source = find_source(model.backbone, model.revision)
+    config = None if source.gguf else load_config(source, trust_remote_code=model.trust_remote_code)
+    tokenizer = _tokenizer_of(model, source, config)
+    return TextRule(tokenizer, model.query_template, "offset", model.append_eos)
 
 
 def check_published_text_rule(model: Model, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> None:

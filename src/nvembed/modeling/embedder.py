@@ -89,15 +89,17 @@ class Embedder(nn.Module):
         """Tokens and pool masks by the model's text rule."""
         return self.rule.tokenize(texts, instruction, self.max_length if max_length is None else max_length)
 
-    def packs(self, precision: Literal["float32", "bfloat16"] | None = None) -> bool:
+    def packs(self, precision: Literal["float32", "bfloat16"] | None = None, *, training: bool = False) -> bool:
         """Whether batches are packed rather than padded, computing in `precision` (None: as things stand now).
 
-        They are on a GPU in half precision, if the backbone takes packed texts: that is tried once.
+        They are on a GPU in half precision, and on a CPU in training, if the backbone takes packed texts: that is
+        tried once.
         """
-        if self.device.type != "cuda":
+        on_cpu = training and self.device.type == "cpu" and packing.is_used(self.backbone)
+        if not on_cpu and self.device.type != "cuda":
             return False
         with batching.autocast(precision or "float32", self.device):
-            if not packing.pays(self.backbone):
+            if not on_cpu and not packing.pays(self.backbone):
                 return False
             if not self._obstacle:
                 name = type(self.backbone).__name__

@@ -214,14 +214,14 @@ class LatentAttention(nn.Module):
             return self.folded
         if tokens is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             return False
-        return self.attention.folding_pays(self.num_latents, tokens)
+        return self._attention.folding_pays(self.num_latents, tokens)
 
     def choose_form(self, tokens: int, calls: int) -> None:
         """Set `folded` to what takes fewer multiplications for `tokens` tokens in `calls` calls.
 
         For a trainer, before each step, with the same numbers on every rank.
         """
-        self.folded = self.attention.folding_pays(self.num_latents, tokens, calls)
+        self.folded = self._attention.folding_pays(self.num_latents, tokens, calls)
 
     @property
     def inference_only(self) -> bool:
@@ -252,8 +252,7 @@ class LatentAttention(nn.Module):
             raise UserError("the model was loaded with inference_only=True and cannot be trained; load it without")
 
     @property
-    def attention(self) -> CrossAttention:
-        """The cross attention; not after `drop_unfolded`."""
+    def _attention(self) -> CrossAttention:
         return self.cross_attend_blocks[0].fn  # type: ignore[union-attr,return-value]
 
     def _attention_parameters(self) -> list[nn.Parameter]:
@@ -275,7 +274,7 @@ class LatentAttention(nn.Module):
             # Not as inference tensors, which a later call with gradients could not use.
             with torch.inference_mode(False), torch.no_grad(), _without_autocast(self.latents.device.type):
                 context = cast(Any, self.cross_attend_blocks[0]).norm_context(self.latents)
-                self._fold = (key, FoldedAttention(*self.attention.fold(context), self.attention.heads))
+                self._fold = (key, FoldedAttention(*self._attention.fold(context), self._attention.heads))
         return self._fold[1]
 
 

@@ -23,6 +23,8 @@ def add_lora(backbone: PreTrainedModel, lora: LoRA, seed: int) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
+    from nvembed.modeling.joined_lora import join_adapters
+
     linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     targets = linear if lora.targets == "all-linear" else list(lora.targets)
     for target in targets:
@@ -33,6 +35,7 @@ def add_lora(backbone: PreTrainedModel, lora: LoRA, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, backbone)
+    join_adapters(backbone)
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_("lora_" in name)
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 NAME = "nvembed"
+PRODUCTS_TOKENS = 512  # longer texts of a packed batch keep the fused kernel, for the memory's sake
 LARGEST_HEAD = 256  # of FlashAttention's kernels, which also want a multiple of 8
 HALF = (torch.bfloat16, torch.float16)
 
@@ -120,28 +121,35 @@ def plain(
 ) -> Tensor:
     """Attention over rows of like length, by transformers' own `sdpa`; it knows no capped scores, so those are here."""
     if options.get("softcap") is not None:
-        return _capped(module, query, key, value, mask, options)
+        return products(module, query, key, value, mask, options)
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
 
 
-def _capped(
+def products(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
 ) -> Tensor:
-    """Attention with scores `cap·tanh(score / cap)` (Gemma 2, arXiv 2408.00118, section 2); softmax in float32."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scaling, cap = options.get("scaling"), options["softcap"]
-    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = torch.tanh(scores / cap) * cap
+    """Attention by two products and a softmax, with scores capped if asked: `cap·tanh(score / cap)`.
+
+    (Gemma 2, arXiv 2408.00118, section 2.) It knows no biases. It holds tokens² numbers a head, but on a CPU its
+    backward pass is much faster than the fused kernel's.
+    """
+    count, heads, tokens, width = query.shape
+    groups = heads // key.shape[1]  # heads that share keys go through one product
+    scaling, cap = options.get("scaling"), options.get("softcap")
+    query = (query * (width**-0.5 if scaling is None else scaling)).reshape(count, -1, groups * tokens, width)
+    scores = query @ key.transpose(2, 3)
+    if cap is not None:
+        scores = torch.tanh(scores / cap) * cap
     if mask is None and is_causal(module, options):
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        mask = torch.ones(tokens, key.shape[2], dtype=torch.bool, device=scores.device).tril()
     if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+        hidden = ~mask if mask.ndim < 4 else ~mask.unsqueeze(2)
+        scores = scores.unflatten(2, (groups, tokens)).masked_fill(hidden, torch.finfo(scores.dtype).min).flatten(2, 3)
+    weights = scores.softmax(-1)
     weights = torch.nn.functional.dropout(weights, p=options.get("dropout") or 0.0, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous()
+    return (weights @ value).view(count, heads, tokens, width).transpose(1, 2)
 
 
 def is_causal(module: torch.nn.Module, options: dict[str, Any]) -> bool:
@@ -161,18 +169,21 @@ def by_runs(
 ) -> Tensor:
     """Attention text by text, neighbours of equal length together: any device, dtype and rule, with gradients."""
     bias = options.get("position_bias")
+    quick = query.device.type == "cpu" and module.training and bias is None
+    counted = [(length, sum(1 for _ in run)) for length, run in itertools.groupby(packed.lengths)]
+    runs = counted if bias is None else [(length, 1) for length in packed.lengths]
+    sizes = [length * count for length, count in runs]
     outputs: list[Tensor] = []
     start = 0
-    for length, run in itertools.groupby(packed.lengths):
-        count = sum(1 for _ in run)
-        for texts in [1] * count if bias is not None else [count]:
-            end = start + texts * length
-            if bias is not None:
-                options = {**options, "position_bias": bias[..., start:end, start:end]}
-            rows = [part[0, :, start:end].unflatten(1, (texts, length)).transpose(0, 1) for part in (query, key, value)]
-            seen = None if mask is None else mask[..., :length, :length]
-            outputs.append(plain(module, rows[0], rows[1], rows[2], seen, options).flatten(0, 1))
-            start = end
+    # split, not slices: each slice's backward pass would fill a gradient of the whole batch
+    for (length, count), *parts in zip(runs, *(part[0].split(sizes, 1) for part in (query, key, value)), strict=True):
+        rows = [part.unflatten(1, (count, length)).transpose(0, 1) for part in parts]
+        if bias is not None:
+            end = start + length
+            start, options = end, {**options, "position_bias": bias[..., start:end, start:end]}
+        seen = None if mask is None else mask[..., :length, :length]
+        attend = products if quick and length <= PRODUCTS_TOKENS else plain
+        outputs.append(attend(module, rows[0], rows[1], rows[2], seen, options).flatten(0, 1))
     return torch.cat(outputs).unsqueeze(0)
 
 

@@ -1,8 +1,9 @@
 """One recipe holds every choice: typed sections, presets, overrides, digests."""
 
+from nvembed.recipe.ablation import Ablation, Family, Variant
 from nvembed.recipe.batches import Batches
 from nvembed.recipe.licences import refused_sources, refusing_pattern, what_falls_out
-from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json
+from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json, variant_recipe
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.schema import (
     SECTIONS,
@@ -24,6 +25,7 @@ from nvembed.recipe.watching import BadSteps, DevCheck
 
 __all__ = [
     "SECTIONS",
+    "Ablation",
     "BadSteps",
     "Batches",
     "Data",
@@ -31,6 +33,7 @@ __all__ = [
     "Distillation",
     "Evaluation",
     "FalseNegatives",
+    "Family",
     "Hardness",
     "InBatch",
     "LatentBlock",
@@ -47,11 +50,13 @@ __all__ = [
     "Synthesis",
     "Table",
     "Teacher",
+    "Variant",
     "list_presets",
     "load_recipe",
     "refused_sources",
     "refusing_pattern",
     "section_from_json",
     "section_json",
+    "variant_recipe",
     "what_falls_out",
 ]

@@ -41,7 +41,39 @@ def load_recipe(recipe: str, overrides: Iterable[str] = ()) -> Recipe:
     tree = _extended(_parse(text, origin), origin)
     for override in overrides:
         _apply(tree, override)
-    return _validate(Recipe, tree, origin)
+    checked = _validate(Recipe, tree, origin)
+    _check_variants(checked)
+    return checked
+
+
+def variant_recipe(recipe: Recipe, family: str, variant: str) -> Recipe:
+    """The whole recipe of one of an ablation's variants: the recipe with the family's changes and its own.
+
+    Raises UserError for a change that no recipe can have.
+    """
+    assert recipe.ablation is not None
+    compared = recipe.ablation.families[family]
+    tree = recipe.model_dump(mode="json", exclude={"ablation"})
+    for key, value in {**compared.changes, **compared.variants[variant].changes}.items():
+        _put(tree, key.split("."), value, f"change {key!r}")
+    return _validate(Recipe, tree, f"ablation family {family!r}, variant {variant!r}")
+
+
+def _check_variants(recipe: Recipe) -> None:
+    """Raises UserError for a variant that is no recipe, or has another budget than its family's baseline."""
+    for name, family in (recipe.ablation.families if recipe.ablation else {}).items():
+        budgets = {}
+        for variant in family.variants:
+            made = variant_recipe(recipe, name, variant)
+            stages = [made.stage1 if stage == "stage1" else made.stage2 for stage in family.stages_of(variant)]
+            budgets[variant] = (sum(s.steps for s in stages), sum(s.steps * s.batch_size for s in stages))
+        steps, examples = budgets[family.baseline]
+        for variant, budget in budgets.items():
+            if budget != (steps, examples):
+                raise UserError(
+                    f"ablation family {name!r}: {variant} takes {budget[0]} steps and {budget[1]} examples, the "
+                    f"baseline {family.baseline} {steps} and {examples}; give all variants one budget"
+                )
 
 
 def section_json(section: Section) -> str:
@@ -143,13 +175,17 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         parsed = yaml.safe_load(value) if value.strip() else ""
     except yaml.YAMLError:
         parsed = value
+    _put(tree, parts, parsed, f"override {override!r}")
+
+
+def _put(tree: dict[str, Any], parts: list[str], value: Any, what: str) -> None:
     node = tree
     for part in parts[:-1]:
         child = node.setdefault(part, {})
         if not isinstance(child, dict):
-            raise UserError(f"override {override!r}: {part} is a value, not a section")
+            raise UserError(f"{what}: {part} is a value, not a section")
         node = child
-    node[parts[-1]] = parsed
+    node[parts[-1]] = value
 
 
 def _validate(kind: type[S], tree: Mapping[str, Any], origin: str) -> S:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from nvembed.recipe.ablation import Ablation
 from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
 from nvembed.recipe.batches import Batches
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
@@ -228,7 +229,9 @@ class Stage(Section):
     query_max_length: Positive = 512
     document_max_length: Positive = 512
     backbone_dropout: Fraction = Field(0.0, description="dropout inside the backbone; LoRA's own is model.lora.dropout")
-    micro_batch_tokens: Positive = Field(32768, description="tokens encoded at once; more goes by gradient cache")
+    micro_batch_tokens: Positive | Literal["auto"] = Field(
+        32768, description="tokens encoded at once; more goes by gradient cache; auto: what this machine's memory holds"
+    )
     checkpoint_steps: Positive = 100
     checkpoint_minutes: Annotated[float, Field(gt=0)] | None = Field(
         15, description="a checkpoint after so many minutes too, whichever comes first; none: by steps alone"
@@ -236,8 +239,12 @@ class Stage(Section):
     keep_checkpoints: Positive = 2
     dev_check: DevCheck = DevCheck()
     bad_steps: BadSteps = BadSteps()
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    gradient_checkpointing: bool = False
+    zero_stage: Literal[0, 1, 2, 3, "auto"] = Field(
+        0, description="what the ranks share out: 1 Adam's moments, 2 gradients too, 3 weights too; auto: as they need"
+    )
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        False, description="compute the backbone again in the backward pass rather than keep it; auto: if it must be"
+    )
     log_steps: Positive = 10
     seed: int = 17
 
@@ -301,6 +308,7 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     registration: Registration = Registration()
     resources: Resources = Resources()
+    ablation: Ablation | None = Field(None, description="what `nvembed ablate` compares; no part of a run")
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:
@@ -313,8 +321,9 @@ class Recipe(Section):
                 raise ValueError(f"{name} has neither negatives nor in_batch.enabled: there is nothing to learn from")
             if stage.distillation.weight and not self.mining.enabled:
                 raise ValueError(f"{name}.distillation.weight is above 0, but mining, whose teacher scores, is off")
-            if stage.dev_check.every and not self.data.holds_out_dev:
-                raise ValueError(f"{name}.dev_check.every is above 0, but the data holds out no dev queries")
+            decides = stage.dev_check.keep_best or stage.dev_check.patience
+            if decides and not self.data.holds_out_dev:
+                raise ValueError(f"{name}.dev_check decides by dev queries, but the data section holds out none")
         if self.data.source == "mix" and "splits" not in self.evaluation.model_fields_set:
             # a mix holds out dev queries and no test: the benchmarks are its test
             object.__setattr__(self, "evaluation", self.evaluation.model_copy(update={"splits": ["dev"]}))

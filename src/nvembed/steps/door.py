@@ -22,12 +22,15 @@ def check_recipe(recipe: Recipe) -> Recipe:
             recipe for a GPU on a machine without one, or one whose last tasks would find nothing to judge by.
     """
     from nvembed import data, modeling
+    from nvembed.training.settings import check_settings
 
     _check_what_is_measured(recipe)
     _check_device(recipe)
     if not _fits_the_processor(recipe):
         recipe = shortened(recipe)
     modeling.check_section(recipe.model)
+    for name in ("stage1", "stage2"):
+        check_settings(name, getattr(recipe, name), recipe.model, recipe.resources)
     model = recipe.model.model_copy(update={"digest": modeling.backbone_digest(recipe.model)})
     mining = recipe.mining
     if mining.enabled:

@@ -6,9 +6,11 @@
 from nvembed.tracking.headlines import log_headlines
 from nvembed.tracking.parent import close_parent, find_parent, open_parent
 from nvembed.tracking.store import check_server, default_uri, pipeline_run_id, shown, tracking_uri
+from nvembed.tracking.sync import Sent, send_spools
 from nvembed.tracking.task import TaskRun, task_run
 
 __all__ = [
+    "Sent",
     "TaskRun",
     "check_server",
     "close_parent",
@@ -17,6 +19,7 @@ __all__ = [
     "log_headlines",
     "open_parent",
     "pipeline_run_id",
+    "send_spools",
     "shown",
     "task_run",
     "tracking_uri",

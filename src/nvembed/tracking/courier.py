@@ -49,8 +49,11 @@ class Courier:
         self._mlflow: MlflowClient | None = None
         self._attached = False
 
-    def deliver(self) -> None:
-        """Bring everything that is there now; once the task has ended and all has arrived, close its run."""
+    def deliver(self) -> int:
+        """Bring everything that is there now; once the task has ended and all has arrived, close its run.
+
+        The number of metrics that were sent.
+        """
         if self._mlflow is None or not self._attached:
             check_server(
                 tracking_uri() or "", timeout=3
@@ -60,7 +63,7 @@ class Courier:
         child = self._ledger.child
         assert child is not None  # _attach sets it or raises
         ended = self._ledger.status is not None  # read before sending: nothing is written after the end
-        self.spool.send(self._mlflow, child)
+        sent = self.spool.send(self._mlflow, child)
         while self._ledger.todo:
             self._log(self._mlflow, child, self._ledger.todo[0])
             with self._lock:
@@ -68,6 +71,7 @@ class Courier:
                 self._save()
         if ended and not self._ledger.closed:
             self._close(self._mlflow, child)
+        return sent
 
     def _attach(self, mlflow: MlflowClient) -> None:
         if self._ledger.child is None and self._injected:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from nvembed.core.digests import code_digest, digest_json
 from nvembed.core.lifeline import ENVIRONMENT as PROCESS
 from nvembed.core.lifeline import process_identity
-from nvembed.core.state import hold
 from nvembed.recipe import Recipe
 from nvembed.tracking.store import check_server, tracking_uri
+from nvembed.tracking.sync import send_spools
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -90,7 +89,8 @@ def close_parent(run_id: str | None, status: str, *, error: str = "") -> None:
     from nvembed.tracking.client import OWNER_TAG, client, is_over, runs_of
     from nvembed.tracking.courier import close_forgotten, parent_among
 
-    _send_spools(run_id)
+    for _ in send_spools(run_id):
+        pass
     mlflow = client()
     runs = runs_of(mlflow, run_id, _experiments(mlflow))
     parent = parent_among(runs)
@@ -168,18 +168,3 @@ def _close_dead(mlflow: MlflowClient) -> None:
             continue
         for each in runs_of(mlflow, run.data.tags[RUN_TAG]):
             close_forgotten(mlflow, each, "KILLED")
-
-
-def _send_spools(run_id: str) -> None:
-    from nvembed.tracking.courier import Courier
-    from nvembed.tracking.spool import Spool
-
-    for spool, ledger in Spool.all_of(run_id):
-        if ledger.closed:
-            continue
-        try:
-            with hold(spool.folder, timeout=0):
-                ledger.status = ledger.status or "KILLED"  # nobody holds it: the task did not live to say how it ended
-                Courier(spool, ledger, threading.Lock()).deliver()
-        except TimeoutError:
-            logger.debug("%s is still being written", spool.folder)

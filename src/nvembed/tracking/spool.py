@@ -58,12 +58,12 @@ class Spool:
         return cls(state_folder(KIND, digest_text(f"{run_id}/{task}")))
 
     @classmethod
-    def all_of(cls, run_id: str) -> Iterator[tuple[Spool, Ledger]]:
-        """Every spool of a pipeline run that this machine's state holds."""
+    def all_of(cls, run_id: str | None) -> Iterator[tuple[Spool, Ledger]]:
+        """Every spool of a pipeline run (None: of any) that this machine's state holds."""
         for file in sorted((state_root() / KIND).glob("*/task.json")):
             spool = cls(file.parent)
             ledger = spool.read_ledger()
-            if ledger is not None and ledger.run_id == run_id:
+            if ledger is not None and run_id in (None, ledger.run_id):
                 yield spool, ledger
 
     def read_ledger(self) -> Ledger | None:

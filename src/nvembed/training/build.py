@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 def build_encoder(job: Job, device: torch.device) -> Encoder:
     """The model section's model, weights of `job.init` loaded, wrapped for the engine.
 
-    Trained weights are float32. Frozen ones are bfloat16 on a GPU that computes in it, float32 elsewhere.
+    Trained weights are float32. Where bfloat16 is computed in, frozen ones are bfloat16: all of them on a GPU, on a CPU
+    those of linear layers, which autocast would turn into it anyway, and in every chunk anew.
     """
     from nvembed.modeling import NVEmbedModel
     from nvembed.modeling.batching import resolve_precision
@@ -33,10 +35,26 @@ def build_encoder(job: Job, device: torch.device) -> Encoder:
                 parameter.data = parameter.data.float()
         if job.init:
             model.load_trainable(job.init)  # again, since its float32 weights were rounded the first time
+    elif precision == "bfloat16":
+        keep_frozen_in_half(model)
     set_dropout(model.backbone, stage.backbone_dropout)
     if stage.gradient_checkpointing:
-        model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(model.backbone)
     return Encoder(model, precision)
+
+
+def keep_frozen_in_half(model: nn.Module) -> None:
+    """Turn frozen weights of linear layers into bfloat16: under autocast every result stays the same, to the bit."""
+    for module in model.modules():
+        if type(module) is nn.Linear and not any(p.requires_grad for p in module.parameters()):
+            module.to(torch.bfloat16)
+
+
+def enable_checkpointing(backbone: Any) -> None:
+    """Have a backbone compute each layer again in the backward pass."""
+    with warnings.catch_warnings():  # the method has a new name in transformers 5.23; our range begins before it
+        warnings.simplefilter("ignore", FutureWarning)
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def set_dropout(backbone: nn.Module, share: float) -> None:

@@ -55,13 +55,14 @@ def draw(path: Path, name: str, records: Sequence[Record], given: int | None = N
     from matplotlib.figure import Figure
 
     panels = panels_of(records)
-    rows = -(-len(panels) // 3)
-    figure = Figure(figsize=(13, 2.9 * rows + 0.4), dpi=110, layout="constrained")
+    columns = 3 if len(panels) <= 9 else 4
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.3 * columns, 2.9 * rows + 0.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     skipped = [record["step"] for record in records if record.get("skipped")]
     about = f"Training {name}" + (f", {len(skipped)} steps left out (red)" if skipped else "")
     figure.suptitle(about)
-    grid = list(figure.subplots(rows, 3, squeeze=False).flat)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, panel in zip(grid, panels, strict=False):
         _draw_panel(axes, panel, records)
         for step in skipped:
@@ -69,7 +70,7 @@ def draw(path: Path, name: str, records: Sequence[Record], given: int | None = N
         if given is not None and panel.curves[0][0] == SCORE:
             axes.axvline(given, color=_COLOURS[2], linestyle="--", linewidth=1.4, label=f"kept: step {given}")
             axes.legend(frameon=False)
-    for axes in grid[max(len(panels) - 3, 0) : len(panels)]:
+    for axes in grid[max(len(panels) - columns, 0) : len(panels)]:
         axes.set_xlabel("step")
     for axes in grid[len(panels) :]:
         axes.set_visible(False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from nvembed.data.columns import text_key
 from nvembed.training.losses import Comparison
 
 if TYPE_CHECKING:
@@ -19,11 +20,28 @@ if TYPE_CHECKING:
 LABELLED = frozenset({"classification", "clustering"})
 """Task types whose query and positive are of one class and whose negatives are of others."""
 
-Classes = Mapping[tuple[str, str], int]
-"""(task, text) → number of a class."""
-
 TeacherScores = Mapping[str, Mapping[str, float]]
 """An example's id → text of one of its own documents → the teacher's score of it for the example's query."""
+
+
+class Classes:
+    """(task, text) → number of a class, by digests: the texts of millions of examples are not held."""
+
+    def __init__(self, numbers: Mapping[int, int]) -> None:
+        self._numbers = numbers
+
+    def __getitem__(self, node: tuple[str, str]) -> int:
+        return self._numbers[_node(*node)]
+
+    def __contains__(self, node: tuple[str, str]) -> bool:
+        return _node(*node) in self._numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
+def _node(task: str, text: str) -> int:
+    return text_key(f"{task}\0{text}")
 
 
 @dataclass(frozen=True)
@@ -96,9 +114,9 @@ def known_classes(examples: Iterable[Example]) -> Classes:
     a pair of texts is known to be of one class in 9 of 10 cases in a class of 20, 3 of 4 in one of 100 (by simulation).
     Two texts in different groups may still be of one class.
     """
-    above: dict[tuple[str, str], tuple[str, str]] = {}
+    above: dict[int, int] = {}
 
-    def top(node: tuple[str, str]) -> tuple[str, str]:
+    def top(node: int) -> int:
         above.setdefault(node, node)
         while above[node] != node:
             above[node] = above[above[node]]  # halve the way for those who come later
@@ -107,9 +125,9 @@ def known_classes(examples: Iterable[Example]) -> Classes:
 
     for example in examples:
         if example.task_type in LABELLED:
-            above[top((example.task, example.query))] = top((example.task, example.positive))
-    numbers: dict[tuple[str, str], int] = {}
-    return {node: numbers.setdefault(top(node), len(numbers)) for node in list(above)}
+            above[top(_node(example.task, example.query))] = top(_node(example.task, example.positive))
+    numbers: dict[int, int] = {}
+    return Classes({node: numbers.setdefault(top(node), len(numbers)) for node in list(above)})
 
 
 def _texts_by_class(batch: Sequence[Example], numbers: Mapping[str, int], classes: Classes) -> dict[int, set[int]]:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from nvembed.core.errors import UserError
-from nvembed.modeling.batching import evaluating, token_batches
+from nvembed.modeling.batching import evaluating
 from nvembed.training.chunks import make_chunk
 from nvembed.training.layout import Text
 from nvembed.training.tokens import tokenize
@@ -116,7 +116,7 @@ class Checker:
         encoder, device = self.engine.module, self.engine.device
         model, packed = encoder.model, encoder.packed
         lengths = [len(item.input_ids) for item in tokenized]
-        batches = token_batches(lengths, self.stage.micro_batch_tokens, packed=packed)
+        batches = encoder.batches(lengths, self.stage.micro_batch_tokens)
         turns = math.ceil(len(batches) / self.world)  # ZeRO 3 talks in every pass: all ranks must take as many
         batches += [[]] * (turns * self.world - len(batches))
         vectors = torch.zeros(len(tokenized), model.dim, device=device)

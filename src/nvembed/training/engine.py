@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from nvembed.modeling.batching import autocast
+from nvembed.modeling.batching import autocast, token_batches
 
 if TYPE_CHECKING:
     from nvembed.modeling import NVEmbedModel
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MOMENTS = ("exp_avg", "exp_avg_sq")
-PLAIN_ATTENTION_TOKENS = 128
+PLAIN_ATTENTION_TOKENS = 128  # of padded texts, on a CPU
+CPU_CHUNK_TOKENS = 2048  # of packed texts: what a layer makes of more leaves the caches before it is read again
 PATIENCE = timedelta(hours=2)  # what a rank waits for another: longer than any step, checkpoint or lock
 
 
@@ -44,30 +45,38 @@ class Encoder(nn.Module):
         self, model: NVEmbedModel, precision: Literal["float32", "bfloat16"], packed: bool | None = None
     ) -> None:
         super().__init__()
-        self.packed = model.packs(precision) if packed is None else packed
+        self.packed = model.packs(precision, training=True) if packed is None else packed
         self.model = model
         self.precision = precision
+
+    def batches(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
+        """Indices of texts, chunk by chunk, each of at most `budget` tokens."""
+        if self.packed and self.model.device.type == "cpu":
+            budget = min(budget, CPU_CHUNK_TOKENS)
+        return token_batches(lengths, budget, packed=self.packed)
 
     def forward(self, chunks: list[Chunk]) -> torch.Tensor:
         """Vectors of the chunks' texts in chunk order: (n, dim) float32, rows of norm 1."""
         vectors = []
         for chunk in chunks:
             torch.manual_seed(chunk.seed)
-            with autocast(self.precision, chunk.input_ids.device), _attention_kernel(chunk):
+            with autocast(self.precision, chunk.input_ids.device), self._attention_kernel(chunk):
                 vectors.append(self.model(chunk.input_ids, chunk.attention_mask, chunk.pool_mask))
         return torch.cat(vectors)
 
+    def _attention_kernel(self, chunk: Chunk) -> AbstractContextManager[Any]:
+        """Attention by plain products for short texts on a CPU; packed texts choose for themselves.
 
-def _attention_kernel(chunk: Chunk) -> AbstractContextManager[Any]:
-    """Attention by plain products for short texts on a CPU.
+        There the backward pass of the fused kernel takes half of a whole backward pass. Long texts keep it: plain
+        products hold tokens² numbers a head. So does gradient checkpointing, whose second pass comes in the backward
+        pass, outside this choice, and must make what the first one made.
+        """
+        from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    There the backward pass of the fused kernel takes half of a whole backward pass. Long texts keep it: plain products
-    hold tokens² numbers a head.
-    """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    short = chunk.input_ids.device.type == "cpu" and chunk.longest <= PLAIN_ATTENTION_TOKENS
-    return sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
+        again = any(getattr(module, "gradient_checkpointing", False) for module in self.model.backbone.modules())
+        padded = chunk.input_ids.device.type == "cpu" and chunk.input_ids.ndim == 2
+        short = padded and chunk.longest <= PLAIN_ATTENTION_TOKENS
+        return sdpa_kernel(SDPBackend.MATH) if short and not again else nullcontext()
 
 
 def load_deepspeed(device: str) -> None:
@@ -124,14 +133,22 @@ def start_engine(encoder: Encoder, groups: list[dict[str, Any]], stage: Stage) -
         "train_micro_batch_size_per_gpu": 1,  # we divide the batch ourselves; one boundary a step
         "gradient_accumulation_steps": 1,
         "steps_per_print": 10**9,
-        "zero_optimization": {"stage": stage.zero_stage},
+        # By default the buffer that gradients travel in holds 500 million numbers, however few there are.
+        "zero_optimization": {"stage": stage.zero_stage, "reduce_bucket_size": bucket_numbers(groups)},
         "zero_allow_untested_optimizer": True,
         # At stage 0 we clip ourselves, since DeepSpeed's clipping there does not tell the norm.
         "gradient_clipping": stage.max_grad_norm if stage.zero_stage else 0.0,
     }
     engine, *_ = deepspeed.initialize(model=encoder, optimizer=optimizer, config=config, dist_init_required=False)
     _make_optimizer_state(engine)
+    if stage.zero_stage == 0 and engine.world_size == 1:
+        engine.enable_backward_allreduce = False  # it would copy every gradient there and back for nobody
     return engine
+
+
+def bucket_numbers(groups: list[dict[str, Any]]) -> int:
+    """Numbers of the buffer that ZeRO gathers gradients in: all of them, up to DeepSpeed's own default."""
+    return max(1, min(500_000_000, sum(p.numel() for group in groups for p in group["params"])))
 
 
 def trained_parameters(engine: Any) -> dict[str, nn.Parameter]:
@@ -160,6 +177,18 @@ def clip_and_step(engine: Any, max_grad_norm: float) -> float:
     if not math.isfinite(norm) and not engine.optimizer.overflow:
         raise RuntimeError(f"DeepSpeed took a step with gradients of norm {norm}; use a version that leaves it out")
     return norm
+
+
+def drop_gradients(engine: Any) -> None:
+    """Forget the gradients of a step that is not taken. With ZeRO they must be no finite numbers: its step sees to it.
+
+    Raises RuntimeError if they are finite after all, for then ZeRO has taken the step.
+    """
+    if engine.zero_optimization_stage() == 0:
+        for parameter in trained_parameters(engine).values():
+            parameter.grad = None
+    elif math.isfinite(clip_and_step(engine, 1.0)):
+        raise RuntimeError("a batch whose loss is no finite number had finite gradients, and they were applied")
 
 
 def gathered(engine: Any) -> AbstractContextManager[Any]:

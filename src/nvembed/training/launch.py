@@ -1,9 +1,4 @@
-"""Starting the ranks: torchrun as a child whose life ends with ours.
-
-Whoever wants a run to end sends SIGTERM to this process, or to it and all below it at once. Either way it is this
-process that asks for the end, by SIGINT to torchrun, which hands it on and waits for the ranks' checkpoint: a second
-signal would make torchrun leave its ranks. So torchrun is started with SIGTERM blocked; the ranks unblock it.
-"""
+"""Starting the ranks: torchrun as a child whose life ends with ours."""
 
 from __future__ import annotations
 
@@ -43,15 +38,14 @@ def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Pa
     command += ["-m", "nvembed.training.worker", str(job)]
     with log.open("ab") as stream, _sigterm_raises():
         start = stream.tell()
-        with _sigterm_waits():
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=_environment(device, threads),
-                start_new_session=True,
-            )
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=_environment(device, threads),
+            start_new_session=True,
+        )
         try:
             code = process.wait()
         except BaseException:
@@ -84,8 +78,7 @@ def _environment(device: str, threads: int) -> dict[str, str]:
     environment[lifeline.ENVIRONMENT] = lifeline.process_identity(os.getpid()) or f"{os.getpid()}:"
     environment["OMP_NUM_THREADS"] = str(threads)
     environment["PYTHONUNBUFFERED"] = "1"
-    environment["PET_SIGNALS_TO_HANDLE"] = "SIGINT"  # torchrun's
-    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE)
+    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE)  # torchrun's own is 30: less than a large model's step
     # By default OpenMP threads spin for milliseconds while they wait, which makes a step ten times slower as soon as
     # another program wants a core. Some microseconds cost nothing on an idle machine and little on a busy one.
     environment.setdefault("GOMP_SPINCOUNT", "5000")
@@ -102,22 +95,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
     Ranks that torchrun left behind end by themselves (`worker._end_with_torchrun`).
     """
-    for request, patience in ((signal.SIGINT, GRACE + 5), (signal.SIGKILL, 10)):
+    for request, patience in ((signal.SIGTERM, GRACE + 5), (signal.SIGKILL, 10)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, request)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=patience)
             return
-
-
-@contextlib.contextmanager
-def _sigterm_waits() -> Iterator[None]:
-    """Hold SIGTERM back for the time being. A process started meanwhile holds it back until it unblocks it itself."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from nvembed.training.checkpoints import (
 from nvembed.training.dev_check import SCORE, Best, Checker, decides
 from nvembed.training.history import METRICS, History
 from nvembed.training.result import write_result
+from nvembed.training.settings import KEYS
 
 if TYPE_CHECKING:
     from nvembed.training.job import Job
@@ -155,6 +156,7 @@ class Loop:
                     "steps": self.done,
                     "weights_of_step": given,
                     "skipped": trainer.judge.skipped,
+                    "settings": {key: getattr(self.stage, key) for key in KEYS},  # what `auto` became, too
                 }
                 write_result(self.state, encoder.model, facts)
                 remove_checkpoints(self.state / "checkpoints")

@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -98,7 +98,8 @@ def _linear(module: nn.Module) -> tuple[float, float]:
 
 def _block(block: LatentAttention, folded: bool, below: bool) -> tuple[float, float]:
     """The latent block's a pooled token; `below`: something under it is trained, so gradients pass through it."""
-    attention, feed = block.attention, block.cross_attend_blocks[1]
+    attend, feed = block.cross_attend_blocks
+    attention: Any = attend.fn
     dim, inner, latents = attention.to_q.in_features, attention.to_q.out_features, block.num_latents
     products = 2 * attention.heads * latents * dim if folded else 2 * inner * (dim + latents)
     trained = block.latents.requires_grad

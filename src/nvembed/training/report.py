@@ -23,8 +23,8 @@ def write_report(
     records: Sequence[Record],
     headline: Mapping[str, float],
     stage: Mapping[str, Any],
-    composition: Composition,
     *,
+    composition: Composition,
     given: int | None = None,
 ) -> None:
     """Write `curves.png` and `report.html` into `folder`; bad batches are read from their file there.

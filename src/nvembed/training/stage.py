@@ -27,6 +27,7 @@ from nvembed.training.history import METRICS, Record, mean, read_history, tell
 from nvembed.training.job import Job
 from nvembed.training.launch import cpu_cores, run_workers
 from nvembed.training.result import RESULT, TRAINABLE, read_result
+from nvembed.training.settings import check_settings, settle
 
 if TYPE_CHECKING:
     from nvembed.recipe import Model, Resources, Stage
@@ -79,14 +80,17 @@ def train_stage(
     if checked and decides(stage.dev_check):  # checks that only watch change nothing of what comes out
         made_by["eval_sets"] = checked
     device = _device(stage, resources)
+    check_settings(name, stage, model, resources)
     if resume is not None:
         check_made_by(read_checkpoint(resume), made_by)
     state = state_folder("training", digest_json(made_by))
     if read_result(state) is None:
         threads = resources.threads or max(1, cpu_cores() // resources.processes)
+        settled, _ = settle(name, stage, model, resources, device, dataset)
         job = Job(
             name=name,
-            **sections,
+            stage=settled,
+            model=sections["model"],
             dataset=str(dataset.resolve()),
             init=str(init.resolve()) if init else None,
             state=str(state.resolve()),
@@ -136,7 +140,7 @@ def _write_adapter(
         if (state / BAD_BATCHES).exists():
             shutil.copyfile(state / BAD_BATCHES, folder / BAD_BATCHES)
         kept = result["weights_of_step"] if decides(stage.dev_check) else None
-        write_report(folder, name, records, headline, made_by["stage"], composition, given=kept)
+        write_report(folder, name, records, headline, made_by["stage"], composition=composition, given=kept)
         write_manifest(
             folder,
             kind="adapter",
@@ -155,6 +159,7 @@ def _write_adapter(
                 "precision": result["precision"],
                 "processes": result["world"],
                 "composition": composition.as_json(),
+                "settings": result["settings"],
             },
         )
 
@@ -184,12 +189,14 @@ def _check_eval_sets(name: str, stage: Stage, eval_sets: Path | None) -> str | N
     """Digest of the eval folder if the stage's checks are to be made; None if not, which is said."""
     if not stage.dev_check.every:
         return None
-    if eval_sets is None:
-        if decides(stage.dev_check):
-            raise UserError(f"{name}.dev_check decides by a dev set, but none is given; name it with --eval-sets")
-        note(f"{name}.dev_check: no eval sets are given, so nothing is checked on dev while it trains")
-        return None
-    return read_manifest(eval_sets, kind="eval", verify=True).content
+    content = read_manifest(eval_sets, kind="eval", verify=True).content if eval_sets else None
+    if eval_sets and any((eval_sets / "dev").glob("*/qrels.parquet")):
+        return content
+    lacking = f"{eval_sets} has no dev queries" if eval_sets else "no eval sets are given (--eval-sets)"
+    if decides(stage.dev_check):
+        raise UserError(f"{name}.dev_check decides by dev queries, but {lacking}; give some or set every to 0")
+    note(f"{name}.dev_check: {lacking}, so nothing is checked on dev while it trains")
+    return None
 
 
 def _check_dataset(stage: Stage, dataset: Path) -> tuple[Manifest, Composition]:

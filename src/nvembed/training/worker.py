@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 def main(arguments: list[str]) -> int:
     """Run one rank; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    _signals(signal.SIG_DFL)
     tie_to_parent()
     _end_with_torchrun()
     job = Job.read(Path(arguments[0]))
@@ -54,13 +53,6 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         write_error(state, error)
         return 2
-
-
-def _signals(action: Any) -> None:
-    """What a request to end does: SIGTERM, or SIGINT handed on by torchrun (`launch.py`)."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, action)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _end_with_torchrun(every: float = 0.5) -> None:
@@ -112,7 +104,7 @@ def _train(job: Job, state: Path) -> int:
     measured = partial(peak_flops, device, encoder.precision, state / "peak.json")
     trainer.peak_flops = job.peak_tflops * 1e12 if job.peak_tflops else _agree(measured, rank, world)
     checker = _checker(job, trainer)
-    _signals(lambda *_: setattr(trainer, "stop_requested", True))
+    signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stop_requested", True))
     return Loop(job, trainer, checker, checkpoint).run()
 
 
