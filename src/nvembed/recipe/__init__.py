@@ -1,13 +1,12 @@
 """One recipe holds every choice: typed sections, presets, overrides, digests."""
 
+from nvembed.recipe.blocks import LatentBlock, LoRA
 from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.schema import (
     SECTIONS,
     Data,
     Evaluation,
-    LatentBlock,
-    LoRA,
     Mining,
     Model,
     Recipe,
