@@ -71,9 +71,10 @@ def test_of_a_hub_id_that_nobody_knows_the_plan_says_which_it_does(no_hub):
         read_sizes(load_recipe("tiny", ["model.backbone=nobody/nothing-at-all"]).model)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("block", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("precision", "checkpointing", "block"),
+    [("float32", False, "full"), ("float32", True, "lora"), ("bfloat16", False, "lora"), ("bfloat16", True, "full")],
+)
 def test_the_footprint_is_what_the_encoder_allocates(monkeypatch, precision, checkpointing, block):
     """Four layers from measurements of one and two, tokens that were not measured; PyTorch's tensors are counted."""
     monkeypatch.setitem(SHAPES["mistral-tiny"], "num_hidden_layers", 4)
@@ -105,14 +106,13 @@ def test_recomputing_costs_one_more_forward_pass_and_adapters_need_no_gradients_
 def test_less_memory_leads_to_the_gradient_cache_then_to_checkpointing_with_it_then_to_a_refusal():
     made, ways = recipe(*AUTO), []
     sizes = read_sizes(made.model)
-    for extra in (400e6, 100e6, 50e6, 20e6, 14e6, 11e6, 8e6, 5e6, 1e6):
+    for extra in (100e6, 20e6, 5e6, 2e6, 1e6):
         plan = make_plan("stage1", made.stage1, made.model, machine(int((GPU_OVERHEAD + extra) / MARGIN)), sizes=sizes)
         ways.append((plan.fits, plan.gradient_cache, plan.gradient_checkpointing))
         assert not plan.fits or plan.memory_needed <= plan.memory_available
         assert plan.fits or "what may help: more memory" in plan.why or "model.latent.train=lora" in plan.why
-    order = list(dict.fromkeys(ways))
-    assert order[:3] == [(True, False, False), (True, True, False), (True, True, True)]
-    assert [fits for fits, *_ in order[3:]] == [False]
+    both = (True, True, True)
+    assert ways == [(True, False, False), (True, True, False), both, both, (False, True, True)]
 
 
 def test_ranks_share_out_only_what_they_must(no_hub):

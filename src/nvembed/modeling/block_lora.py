@@ -26,9 +26,10 @@ class FoldingLoRA(Linear):
         assert self.in_features is not None, "peft knows the sizes of a linear layer"
         folded = self.base_layer(x, folding=True)
         for name in self.active_adapters:
-            down, up = self.lora_A[name], self.lora_B[name]
+            down: Any = self.lora_A[name]
+            up: Any = self.lora_B[name]
             into = up(_identity(self.r[name], x)).T  # (out features, rank): B
-            out_of = down(_identity(self.in_features, x))  # (in features, rank): A transposed
+            out_of = down(_identity(down.in_features, x))  # (in features, rank): A transposed
             if isinstance(self.base_layer, OutProjection):  # it folds by its transposed weight
                 into, out_of = out_of, into
             by_head = into.to(x.dtype).unflatten(0, (len(x), -1))  # (heads, width, rank)

@@ -7,7 +7,7 @@ shape that is known stands in, and `Sizes.assumed` says so.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from nvembed.recipe import Model
 
-_MISTRAL_7B = {  # of the published checkpoint's own configuration
+_MISTRAL_7B: dict[str, Any] = {  # of the published checkpoint's own configuration
     "vocab_size": 32000,
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -129,11 +129,11 @@ def _configuration(model: Model) -> tuple[Any, Spec, str | None]:
     source, spec = find_source(model.backbone, model.revision), Spec.from_section(model)
     config, assumed = _config_or_known(source, model.trust_remote_code)
     if assumed is not None and assumed.startswith("nvidia/") and spec.pooling == "latent":
-        spec = _with_block(spec, LatentSpec())
+        spec = replace(spec, latent=LatentSpec())
     elif config.model_type == "nvembed":
         saved = spec_of(config, source.name)
         if saved.pooling == spec.pooling and saved.latent is not None:
-            spec = _with_block(spec, saved.latent)
+            spec = replace(spec, latent=saved.latent)
         config = config.text_config
     return config, spec, assumed
 
@@ -148,12 +148,6 @@ def _config_or_known(source: Source, trust_remote_code: bool) -> tuple[Any, str 
     from transformers import MistralConfig
 
     return MistralConfig(**KNOWN[source.location]), source.location
-
-
-def _with_block(spec: Spec, latent: LatentSpec) -> Spec:
-    from dataclasses import replace
-
-    return replace(spec, latent=latent)
 
 
 def _shallow(config: Any, layers: int) -> Any:

@@ -2,6 +2,7 @@
 
 from nvembed.recipe.ablation import Ablation, Family, Variant
 from nvembed.recipe.batches import Batches
+from nvembed.recipe.blocks import LatentBlock, LoRA
 from nvembed.recipe.licences import refused_sources, refusing_pattern, what_falls_out
 from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json, variant_recipe
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
@@ -9,8 +10,6 @@ from nvembed.recipe.schema import (
     SECTIONS,
     Data,
     Evaluation,
-    LatentBlock,
-    LoRA,
     Mining,
     Model,
     Recipe,

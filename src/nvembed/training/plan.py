@@ -9,13 +9,14 @@ lowest ZeRO stage that serves is taken, since each higher one talks more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nvembed.modeling.sizes import Sizes, read_sizes
 from nvembed.training.engine import PLAIN_ATTENTION_TOKENS
 from nvembed.training.footprint import Footprint, measure
 from nvembed.training.machine import GIB, Machine
+from nvembed.training.plan_words import doubts, reason
 
 if TYPE_CHECKING:
     from nvembed.recipe import Model, Stage
@@ -135,9 +136,8 @@ class _Planner:
     def plan(self) -> Plan:
         """The first of the possible settings that fits, or the nearest miss."""
         best: tuple[int, bool, int] | None = None
-        for zero, checkpointing, whole in self._candidates():
+        for zero, checkpointing, wanted in self._candidates():
             tokens = self._budget(zero, checkpointing)
-            wanted = self._wanted(whole)
             if best is None or tokens > best[2]:
                 best = (zero, checkpointing, tokens)
             if tokens >= wanted:
@@ -146,29 +146,23 @@ class _Planner:
         assert best is not None
         return self._made(best[0], best[1], self._given_budget() or self.load.longest, fits=False)
 
-    def _candidates(self) -> Iterator[tuple[int, bool, bool]]:
-        """ZeRO stage, checkpointing, and whether the whole batch must fit: what costs least first."""
-        stage = self.stage
+    def _candidates(self) -> Iterator[tuple[int, bool, int]]:
+        """ZeRO stage, checkpointing, and the tokens of a chunk that it must hold: what costs least first."""
+        stage, longest, whole = self.stage, self.load.longest, self._whole_batch()
         nf4 = self.model.quantization != "none"
         most = 0 if self.machine.ranks == 1 else 2 if nf4 else 3
         zeros = range(most + 1) if stage.zero_stage == "auto" else [stage.zero_stage]
+        usual = min(max(longest, LEAST_CHUNK), whole)
         if stage.gradient_checkpointing == "auto":
-            ways = [(False, True), (False, False), (True, True)]
-            last: list[tuple[bool, bool]] = [(True, False)]
+            rounds = [[(False, whole), (False, usual), (True, whole)], [(True, usual)], [(True, longest)]]
         else:
-            ways, last = [(stage.gradient_checkpointing, False)], []
-        for some in (ways, last):
+            rounds = [[(stage.gradient_checkpointing, tokens)] for tokens in (usual, longest)]
+        given = self._given_budget()
+        for ways in rounds:
             for zero in zeros:
-                for checkpointing, whole in some:
-                    yield zero, checkpointing, whole
-
-    def _wanted(self, whole: bool) -> int:
-        """Tokens of a chunk that a candidate must hold."""
-        if given := self._given_budget():
-            return max(self.load.longest, min(given, self.load.most_tokens))
-        if whole:
-            return self._whole_batch()
-        return min(max(self.load.longest, LEAST_CHUNK), self._whole_batch())
+                for checkpointing, tokens in ways:
+                    least = tokens if given is None else max(longest, min(given, self.load.most_tokens))
+                    yield zero, checkpointing, least
 
     def _given_budget(self) -> int | None:
         tokens = self.stage.micro_batch_tokens
@@ -271,9 +265,9 @@ class _Planner:
             disk=self._disk(),
             machine=self.machine,
             assumed=sizes.assumed,
-            warnings=_warnings(zero, checkpointing, cached, self.machine, self._given_budget(), self.load),
+            warnings=doubts(zero, checkpointing, cached, self.machine, self._given_budget(), self.load),
         )
-        return plan if fits else _with_reason(plan, self.model)
+        return plan if fits else replace(plan, why=reason(plan, self.model))
 
     def _held(self, budget: int) -> int:
         return max(self.load.longest, min(budget, self._whole_batch()))
@@ -296,49 +290,3 @@ class _Planner:
             "adapter": 4 * sizes.trained,
             "registered model": 4 * sizes.total,
         }
-
-
-def _warnings(
-    zero: int, checkpointing: bool, cached: bool, machine: Machine, given: int | None, load: Load
-) -> list[str]:
-    found = []
-    if zero and machine.ranks == 1:
-        found.append(f"zero_stage is {zero}, but one rank has nobody to share with: zero_stage=0 does the same, faster")
-    if checkpointing and cached:
-        found.append(
-            "gradient checkpointing and gradient cache together compute every text three times forward; raise "
-            "micro_batch_tokens or set gradient_checkpointing=false if memory allows (auto finds out)"
-        )
-    if given is not None and given < load.longest:
-        found.append(f"micro_batch_tokens is {given}, below one text of {load.longest} tokens, which is encoded anyway")
-    return found
-
-
-def _with_reason(plan: Plan, model: Model) -> Plan:
-    """Say by how much it misses, and which keys would help."""
-    from dataclasses import replace
-
-    mends = []
-    if plan.zero_stage < 3 and plan.machine.ranks > 1 and model.quantization == "none":
-        mends.append(f"{plan.stage}.zero_stage=auto")
-    if not plan.gradient_checkpointing:
-        mends.append(f"{plan.stage}.gradient_checkpointing=auto")
-    if plan.micro_batch_tokens > plan.load.longest:
-        mends.append(f"{plan.stage}.micro_batch_tokens=auto")
-    if not model.lora.enabled:
-        mends.append("model.lora.enabled=true")
-    elif model.quantization == "none" and plan.machine.device == "cuda":
-        mends.append("model.quantization=nf4")
-    if model.pooling == "latent" and model.latent.train == "full":
-        mends.append("model.latent.train=lora")
-    if plan.machine.device == "cuda" or plan.machine.local_ranks == 1:
-        mends.append("more memory")
-    else:
-        mends.append("fewer resources.processes")
-    need, have = plan.memory_needed / 1e9, plan.memory_available / 1e9
-    largest = max(plan.memory, key=lambda part: plan.memory[part])
-    why = (
-        f"{plan.stage} does not fit: a rank needs {need:.1f} GB (most of it {largest}), but {have:.1f} GB are there "
-        f"to plan with; what may help: {', '.join(mends)}"
-    )
-    return replace(plan, why=why)
