@@ -3,8 +3,9 @@
 What is pinned: on 1, 2 and 4 ranks, in every ZeRO stage, with and without the gradient cache, loss and gradients equal
 a plain computation on one process that shares nothing with the trainer but the model; so do they with packed texts,
 with a batch that the ranks cannot share evenly, with examples that need no others taken group by group, and with
-everything that a stage may change in its loss. Where both apply they are those of sentence-transformers, its model and its losses. With dropout on, the gradient cache equals
-autograd through the same chunks; that is refused as proof if no dropout was active.
+everything that a stage may change in its loss. Where both apply they are those of sentence-transformers, its model and
+its losses. With dropout on, the gradient cache equals autograd through the same chunks; that is refused as proof if no
+dropout was active.
 
 The comparison's own power is shown: it refuses gradients that miss the factor of the world size, those of detached
 documents, and those of a second pass with other dropout masks.
