@@ -244,6 +244,7 @@ def sentence_model(settings: dict[str, Any]) -> Any:
         transformer.model, transformer.processor = ours.backbone, ours.rule.tokenizer
         model = SentenceTransformer(modules=[transformer, Pooling(ours.dim, "mean")], device="cpu")
     model.max_seq_length = settings["max_length"]
+    model.model_card_data.generate_widget_examples = False
     set_dropout(model, 0.0)
     return model
 

@@ -106,13 +106,17 @@ def flash_on_cpu() -> Iterator[list[dict[str, Any]]]:
     library._destroy()
 
 
+@pytest.mark.parametrize("mode", ["training", "encoding", "training, with a mask"])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
-def test_attention_by_runs_is_attention_of_each_text_written_out(causal: bool, key_heads: int) -> None:
+def test_attention_by_runs_is_attention_of_each_text_written_out(causal: bool, key_heads: int, mode: str) -> None:
+    """In training it goes by products of its own, otherwise by the kernel."""
     rows = random_rows(4, key_heads)
     packed = Packed.of(torch.tensor(LENGTHS), torch.device("cpu"))
-    module = Attention(causal=causal, groups=4 // key_heads)
-    found = by_runs(module, *rows, None, packed, {"scaling": 0.3})
+    module = Attention(causal=causal and "mask" not in mode, groups=4 // key_heads).train("training" in mode)
+    longest = torch.ones(1, 1, 7, 7, dtype=torch.bool)
+    mask = (longest.tril() if causal else longest) if "mask" in mode else None
+    found = by_runs(module, *rows, mask, packed, {"scaling": 0.3})
     assert apart(found.double(), by_hand(*rows, causal=causal, scale=0.3)) < 1e-6
 
 
@@ -234,10 +238,10 @@ def operations(vector: Tensor) -> set[str]:
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_training_on_a_cpu_takes_plain_products_for_short_texts_and_the_fused_kernel_for_long(packed: bool) -> None:
-    model = make_model(max_position_embeddings=256).train()
+    model = make_model(max_position_embeddings=1024).train()
     encoder = Encoder(model, "float32", packed=packed)
-    for text, fused in (("short", False), ("long " * 40, True)):
-        (item,) = model.tokenize([text])
+    for text, fused in (("short", False), ("long " * (110 if packed else 40), True)):
+        (item,) = model.tokenize([text], max_length=1024)
         found = operations(encoder([make_chunk(model, [item], [0], 7, packed=packed)]))
         assert any("FlashAttentionForCpu" in name for name in found) == fused
 
@@ -266,12 +270,19 @@ def test_a_packed_chunk_without_texts_keeps_pace_with_other_ranks() -> None:
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_on_a_cpu_nothing_is_packed_unless_asked_for() -> None:
+def test_on_a_cpu_training_packs_and_encoding_does_not_unless_asked_to() -> None:
     model = make_model()
     assert not model.packs("bfloat16")
-    assert not Encoder(model, "bfloat16").packed
+    assert Encoder(model, "bfloat16").packed and Encoder(model, "float32").packed
     assert [part.ndim for part in model.collate(model.tokenize(TEXTS))] == [2, 2, 2]
     assert [part.ndim for part in model.collate(model.tokenize(TEXTS), packed=True)] == [1, 1, 1]
+
+
+def test_on_a_cpu_training_takes_small_packed_chunks_whatever_the_budget() -> None:
+    encoder = Encoder(make_model(), "float32")
+    lengths = [700, 30, 700, 600, 500]
+    assert encoder.batches(lengths, 10**6) == [[0, 2, 3], [4, 1]]
+    assert encoder.batches(lengths, 700) == [[0], [2], [3], [4, 1]]
 
 
 @on_gpu

@@ -6,6 +6,7 @@ from training.support import recipe
 from transformers import BertConfig, BertModel, MistralConfig, MistralModel
 
 from nvembed.training.build import build_encoder, set_dropout
+from nvembed.training.chunks import make_chunk
 from nvembed.training.job import Job
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
@@ -50,3 +51,19 @@ def test_trained_weights_are_float32_and_bf16_comes_by_autocast():
     encoder = build_encoder(job("model.precision=bfloat16"), torch.device("cpu"))
     assert encoder.precision == "bfloat16"
     assert {parameter.dtype for parameter in encoder.parameters() if parameter.requires_grad} == {torch.float32}
+
+
+def test_frozen_linear_weights_are_kept_in_bf16_where_that_is_computed_in_and_nothing_changes():
+    low, high = (build_encoder(job(f"model.precision={name}"), torch.device("cpu")) for name in ("bfloat16", "float32"))
+    frozen = {p.dtype for n, p in low.model.backbone.named_parameters() if "base_layer.weight" in n}
+    others = {p.dtype for n, p in low.model.named_parameters() if "base_layer" not in n}
+    assert (frozen, others) == ({torch.bfloat16}, {torch.float32})
+    high.precision = "bfloat16"  # by autocast alone
+    items = low.model.tokenize(["one text", "and another, longer one"])
+    chunks = [make_chunk(low.model, items, [0, 1], 7, packed=low.packed)]
+    outputs = [encoder(chunks) for encoder in (low, high)]
+    assert torch.equal(*outputs)
+    for output in outputs:
+        output.sum().backward()
+    gradients = [[p.grad for p in encoder.model.parameters() if p.requires_grad] for encoder in (low, high)]
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
