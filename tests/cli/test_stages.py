@@ -124,7 +124,7 @@ def test_train_refuses_a_dataset_with_a_missing_shard(prepared, tmp_path, capsys
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("stage1.batch_size=1000", "fewer than one batch of 1000"),
+        ("stage1.batch_size=1000", "only 180 training examples"),
         ("stage1.learning_rate=0", "stage1.learning_rate"),
         ("stage1.learning_rate=nan", "stage1.learning_rate"),
         ("stage1.temperature=0", "stage1.temperature"),

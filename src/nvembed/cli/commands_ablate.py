@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def ablate(
     recipe: str, overrides: tuple[str, ...], families: tuple[str, ...], only_plan: bool, output_dir: Path
 ) -> None:
-    """Compare variants of a recipe: which is better, worse, or not resolved.
+    """Compare variants of a recipe at one budget: which is better, worse, or not resolved.
 
     Says first what will be done and how long it takes, by a few measured steps (once, a minute or two). Learning rates
     are picked on dev, verdicts are on test. Killed and started again, it does only what is missing. Leaves

@@ -172,11 +172,13 @@ def _use_store(output_dir: Path) -> None:
 
 
 def _pipeline_runs() -> list[Any]:
-    from nvembed.tracking.client import PARENT_TAG, RUN_TAG, client, experiment_id
+    from nvembed.tracking.client import PARENT_TAG, RUN_TAG, TASK_TAG, client, experiment_id
 
     mlflow = client()
     runs = mlflow.search_runs([experiment_id(mlflow)], max_results=1000, order_by=["attributes.start_time DESC"])
-    return [run for run in runs if RUN_TAG in run.data.tags and PARENT_TAG not in run.data.tags]
+    tags = [(run, run.data.tags) for run in runs]
+    # A stage that was run by itself is a task without a parent.
+    return [run for run, own in tags if RUN_TAG in own and TASK_TAG not in own and PARENT_TAG not in own]
 
 
 def _pick(runs: list[Any], wanted: str) -> Any:

@@ -67,6 +67,7 @@ def train_stage(
         RuntimeError: training failed; the message ends with the log's last lines.
     """
     tie_to_parent()
+    check_settings(name, stage, model, resources)
     sections = {"stage": stage.model_dump(mode="json"), "model": model.model_dump(mode="json")}
     source, composition = _check_dataset(stage, dataset)
     made_by = {
@@ -80,7 +81,6 @@ def train_stage(
     if checked and decides(stage.dev_check):  # checks that only watch change nothing of what comes out
         made_by["eval_sets"] = checked
     device = _device(stage, resources)
-    check_settings(name, stage, model, resources)
     if resume is not None:
         check_made_by(read_checkpoint(resume), made_by)
     state = state_folder("training", digest_json(made_by))
