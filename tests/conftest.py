@@ -100,16 +100,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path)
     return uri
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share the tiny run, or what a module makes once for its tests, stay on one worker: it is made once."""
+    """Tests that share the tiny run stay on one worker, so that it runs once."""
     for item in items:
-        known = getattr(item, "_fixtureinfo", None)
-        scopes = {fixture.scope for name in known.name2fixturedefs.values() for fixture in name} if known else set()
         if "tiny_run" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("tiny"))
-        elif "module" in scopes:
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
