@@ -27,8 +27,8 @@ with hold(Path(sys.argv[1])):
 TIED = """
 import sys, time
 from nvembed.core.lifeline import tie_to_parent
+print("here", flush=True)  # first: where the named process is gone already, nothing is said once it is tied
 tie_to_parent(every=0.05)
-print("tied", flush=True)
 time.sleep(60)
 """
 
