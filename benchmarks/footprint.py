@@ -5,7 +5,8 @@
 Each measurement is a process of its own: the model as training builds it, a small pass to warm up, then a chunk of the
 tokens asked for; its highest resident memory above what it held before is set against `training.footprint`. Measured
 twice: with malloc handing back every block of a megabyte or more at once, which shows what was allocated, and as it
-comes, which keeps holes (and is twice as fast, so training leaves it so; the plan allows for it by `plan.HEAP`).
+comes, which keeps holes (and is twice as fast, so training leaves it so; the plan allows for it by `plan.HEAP`
+and the gigabyte that it sets aside).
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def main() -> None:
     print(heading())
     print(f"{'case':9}{'tokens':>7}{'a text':>7} {'precision':9} checkpointing", end="")
     print("  predicted  allocated  ratio   resident  ratio with HEAP")
-    lines = []
+    machine, lines = describe(), []
     for case in options.cases:
         for length, tokens, precision, checkpointing in (
             (length, tokens, precision, checkpointing)
@@ -134,8 +135,8 @@ def main() -> None:
             print(f"{case:9}{tokens:7}{length:7} {precision:9} {'on' if checkpointing else 'off':13}", end="")
             print(f"{expected / 2**20:8.0f} MB{allocated / 2**20:8.0f} MB{expected / allocated:7.2f}", end="")
             print(f"{kept / 2**20:8.0f} MB{HEAP * expected / kept:7.2f}", flush=True)
-    if options.out:
-        options.out.write_text(json.dumps({"machine": describe(), "lines": lines}, indent=2) + "\n")
+            if options.out:  # after each line: a case takes minutes
+                options.out.write_text(json.dumps({"machine": machine, "lines": lines}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MARGIN = 0.9  # of a device's memory is planned with
 GPU_OVERHEAD = int(1.5 * GIB)  # CUDA's context, NCCL, kernels' workspaces
 CPU_OVERHEAD = int(1.0 * GIB)  # interpreter, torch, transformers, DeepSpeed, the examples
-HEAP = 1.6  # resident bytes on a CPU for each that is allocated: malloc keeps holes (benchmarks/footprint.py)
+HEAP = 2.0  # resident bytes on a CPU for each that is allocated: malloc keeps holes (benchmarks/footprint.py)
 LEAST_CHUNK = 1024  # tokens; smaller chunks leave a device idle
 CPU_CHUNK = 1024  # tokens after which a padded batch is closed, so each such chunk casts weights of its own
 
