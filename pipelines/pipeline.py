@@ -11,7 +11,9 @@ from kfp.dsl import Dataset, Input, Model, PipelineTask
 from components.compare_models.component import compare_models
 from components.evaluate.component import evaluate
 from components.finalize_run.component import finalize_run
+from components.mine_again.component import mine_again
 from components.mine_hard_negatives.component import mine_hard_negatives
+from components.mine_shard.component import mine_shard
 from components.prepare_data.component import prepare_data
 from components.prepare_shard.component import prepare_shard
 from components.register_model.component import register_model
@@ -79,6 +81,23 @@ def prepare_shards(shards: list, data: str, image: str, state_claim: str, config
     return dsl.Collected(made.outputs["blocks"])
 
 
+@dsl.pipeline(name="mine-shards")
+def mine_shards(
+    shards: list,
+    mining: str,
+    resources: str,
+    image: str,
+    state_claim: str,
+    config_map: str,
+    dataset: Input[Dataset],
+) -> List[Dataset]:
+    """Every share of the passages."""
+    with dsl.ParallelFor(items=shards, parallelism=4) as shard:
+        made = mine_shard(mining=mining, resources=resources, shard=shard, dataset=dataset)
+        _place(made, image, state_claim, config_map)
+    return dsl.Collected(made.outputs["neighbours"])
+
+
 @dsl.pipeline(name="nvembed", description="Train, judge and register an NV-Embed style text embedding model.")
 def nvembed_pipeline(
     recipe: str = "laptop",
@@ -108,22 +127,30 @@ def nvembed_pipeline(
             config_map=config_map,
         ).output
         prepared = _place(prepare_data(data=sections["data"], shards=shards), *place).outputs
-        mined = _place(
-            mine_hard_negatives(
-                mining=sections["mining"], resources=sections["resources"], dataset=prepared["dataset"]
-            ),
-            *place,
-        ).outputs["mined"]
+        mining = {
+            "mining": sections["mining"],
+            "resources": sections["resources"],
+            "dataset": prepared["dataset"],
+        }
+        neighbours = mine_shards(
+            shards=sections["mine_shards"],
+            image=image,
+            state_claim=state_claim,
+            config_map=config_map,
+            **mining,
+        ).output
+        mined = _place(mine_hard_negatives(shards=neighbours, **mining), *place).outputs["mined"]
         common = {
             "model": sections["model"],
             "resources": sections["resources"],
-            "dataset": mined,
             "eval_sets": prepared["eval_sets"],
         }
-        stage1 = _place(train(name="stage1", stage=sections["stage1"], **common), *place).outputs["adapter"]
-        stage2 = _place(train(name="stage2", stage=sections["stage2"], init=stage1, **common), *place).outputs[
-            "adapter"
-        ]
+        first = train(name="stage1", stage=sections["stage1"], dataset=mined, **common)
+        stage1 = _place(first, *place).outputs["adapter"]
+        fresh = mine_again(model=sections["model"], mined=mined, stage1=stage1, **mining)
+        again = _place(fresh, *place).outputs["again"]
+        second = train(name="stage2", stage=sections["stage2"], dataset=again, init=stage1, **common)
+        stage2 = _place(second, *place).outputs["adapter"]
         results = evaluate_candidates(
             candidates=sections["candidates"],
             evaluation=sections["evaluation"],

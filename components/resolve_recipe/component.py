@@ -24,6 +24,7 @@ def resolve_recipe(
         ("resources", str),
         ("candidates", list),
         ("shards", list),
+        ("mine_shards", list),
     ],
 ):
     """Check a recipe, write the digests of its data and models into it, and open the run in MLflow.
@@ -33,7 +34,8 @@ def resolve_recipe(
         overrides: Changes to the recipe, `section.key=value`, one a line.
 
     Returns:
-        Each section as canonical JSON, the names of the candidates to evaluate, and the shards to prepare.
+        Each section as canonical JSON, the names of the candidates to evaluate, and the shards to prepare and
+        to mine.
     """
     import json
     from collections import namedtuple
@@ -44,5 +46,5 @@ def resolve_recipe(
     candidates = json.loads(sections["evaluation"])["candidates"]
     fields = ["model", "data", "mining", "stage1", "stage2", "evaluation", "registration", "resources"]
     values = [sections[name] for name in fields]
-    shards = json.loads(sections["shards"])
-    return namedtuple("Sections", [*fields, "candidates", "shards"])(*values, candidates, shards)
+    lists = [candidates, json.loads(sections["shards"]), json.loads(sections["mine_shards"])]
+    return namedtuple("Sections", [*fields, "candidates", "shards", "mine_shards"])(*values, *lists)

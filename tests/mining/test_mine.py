@@ -9,41 +9,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from mining_stand_in import TEACHER, TEXTS, dataset, example, section
 
 from nvembed.core.artifacts import read_manifest, write_manifest
 from nvembed.core.digests import digest_folder
 from nvembed.core.errors import UserError
-from nvembed.data import Example, read_corpus, read_examples, write_corpus, write_examples
+from nvembed.data import read_corpus, read_examples, write_examples
 from nvembed.data.store import corpus_schema, document_id, write_table
 from nvembed.mining import mine
 from nvembed.mining.rules import normalise
 from nvembed.modeling import NVEmbedModel
-from nvembed.recipe import Mining, Resources
-
-TEACHER = "random:mistral-tiny"
-TOPICS = ["socket", "thread", "parser", "queue", "codec", "regular expression", "calendar", "archive"]
-TEXTS = [
-    f"{verb} the {topic} {how}" for topic in TOPICS for verb in ("Open", "Close", "Copy") for how in ("", "at once")
-]
-
-
-def example(query: str, positive: str, *negatives: str, task_type: str = "retrieval") -> Example:
-    return Example.make(
-        task="docs", task_type=task_type, query=query, positive=positive, instruction="Find it",
-        source="test", license="CC0-1.0", negatives=negatives,
-    )  # fmt: skip
-
-
-def dataset(folder: Path, examples: list[Example], corpus: list[str]) -> Path:
-    folder.mkdir()
-    write_examples(folder, examples)
-    write_corpus(folder, corpus)
-    write_manifest(folder, kind="dataset", section={"source": "test"}, licenses={"test": "CC0-1.0"})
-    return folder
-
-
-def section(**values: object) -> Mining:
-    return Mining.model_validate({"teacher": {"backbone": TEACHER, "max_length": 64}, "num_negatives": 3, **values})
+from nvembed.modeling.encoder import Encoder
+from nvembed.recipe import Resources
 
 
 def run(folder: Path, out: Path, **values: object) -> Path:
@@ -120,7 +97,7 @@ def test_scores_stand_beside_the_texts(plain: Path, tmp_path: Path) -> None:
 def test_no_positive_of_a_query_is_a_negative_in_any_of_its_rows(tmp_path: Path) -> None:
     examples = [example("Close things", text) for text in TEXTS[:6]] + [example(" close  THINGS", TEXTS[6])]
     folder = dataset(tmp_path / "dataset", examples, [*TEXTS, "close things!", "CLOSE things"])
-    for row in read_examples(run(folder, tmp_path / "out", method="naive", num_negatives=60)):
+    for row in read_examples(run(folder, tmp_path / "out", method="naive", num_negatives=60, near_copies=None)):
         assert {normalise(text) for text in row.negatives}.isdisjoint(normalise(text) for text in TEXTS[:7])
         assert "CLOSE things" not in row.negatives  # the query itself
         assert "close things!" in row.negatives
@@ -219,17 +196,33 @@ def test_the_same_input_gives_the_same_bytes(plain: Path, tmp_path: Path, monkey
     assert digest_folder(first) == digest_folder(second)
 
 
-def test_vectors_once_made_are_read_from_the_state(plain: Path, tmp_path: Path, state: Path) -> None:
+def test_vectors_once_made_are_read_from_the_state(
+    plain: Path, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(plain, tmp_path / "first", method="naive")
-    made = {file: file.stat().st_mtime_ns for file in state.rglob("*.npy")}
-    assert len(made) == 2  # queries, passages
-    for file in made:  # turned round, the vectors tell whether they were read: the nearest become the farthest
+    assert len(list(state.rglob("*.npy"))) == 2  # queries, passages
+    monkeypatch.setattr(Encoder, "encode", lambda *_: pytest.fail("embeds anew"))
+    run(plain, tmp_path / "second", method="naive", depth=7)
+    assert scores_of(tmp_path / "second") == scores_of(tmp_path / "first")
+
+
+def test_another_rule_searches_nothing_anew(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(plain, tmp_path / "first", method="naive")
+    monkeypatch.setattr("nvembed.mining.dense.top_k", lambda *_, **__: pytest.fail("searches anew"))
+    run(plain, tmp_path / "second", method="absolute", threshold=2.0, num_negatives=2)
+    assert [row["negatives"] for row in scores_of(tmp_path / "second")] == [
+        row["negatives"][:2] for row in scores_of(tmp_path / "first")
+    ]
+
+
+def test_vectors_of_another_model_in_the_cache_are_refused(plain: Path, tmp_path: Path, state: Path, notes) -> None:
+    first = run(plain, tmp_path / "first", method="naive")
+    for file in state.rglob("*.npy"):
         vectors = np.load(file)
-        if len(vectors) == 20:
-            np.save(file, -vectors)
-    run(plain, tmp_path / "second", method="naive")
-    assert set(state.rglob("*.npy")) == set(made)
-    assert scores_of(tmp_path / "second")[0]["positive_score"] == -scores_of(tmp_path / "first")[0]["positive_score"]
+        np.save(file, np.roll(vectors, 1, axis=1))
+    second = run(plain, tmp_path / "second", method="naive", depth=40)
+    assert scores_of(second) == scores_of(first)
+    assert sum("are refused and made anew" in text for text in notes()) == 2
 
 
 def test_another_rule_needs_no_new_vectors(plain: Path, tmp_path: Path, state: Path) -> None:
@@ -239,7 +232,7 @@ def test_another_rule_needs_no_new_vectors(plain: Path, tmp_path: Path, state: P
 
 
 def test_the_report_counts_every_candidate_once(plain: Path, tmp_path: Path) -> None:
-    out = run(plain, tmp_path / "out", depth=30)
+    out = run(plain, tmp_path / "out", depth=30, max_depth=30)
     counts = read_manifest(out).counts
     dropped = sum(count for name, count in counts.items() if name.startswith("dropped_"))
     assert counts["candidates"] == 20 * 30 == dropped + counts["left"]

@@ -109,13 +109,13 @@ def test_with_several_positives_the_smallest_score_counts_and_none_is_returned()
     candidates = [("p1", 0.75), ("near", 0.5), ("p2", 0.375), ("far", 0.125)]
     found = chosen("margin", 0.0, 0, 5, candidates, "q", {"p1": 0.75, "p2": 0.375}, set())
     assert found.columns[0].tolist() == [3]
-    assert found.dropped == {"positive": 2, "query": 0, "repeated": 0, "shift": 0, "score": 1}
+    assert found.dropped == {"positive": 2, "query": 0, "repeated": 0, "shift": 0, "score": 1, "near": 0}
 
 
 def test_a_candidate_is_counted_under_the_first_rule_that_drops_it() -> None:
     candidates = [("p", 1.0), ("q", 0.9), ("own", 0.8), ("a", 0.7), ("a", 0.7), ("b", 0.2)]
     found = chosen("shifted", 0.0, 1, 5, candidates, "q", {"p": 1.0}, {"own"})
-    assert found.dropped == {"positive": 1, "query": 1, "repeated": 2, "shift": 1, "score": 0}
+    assert found.dropped == {"positive": 1, "query": 1, "repeated": 2, "shift": 1, "score": 0, "near": 0}
     assert found.left == 1
     assert sum(found.dropped.values()) + found.left == len(candidates)
 

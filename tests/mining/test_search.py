@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from nvembed.core.errors import UserError
 from nvembed.mining import pair_scores, top_k
+from nvembed.mining import search as search_module
 
 
 def vectors(rows: int, dim: int, seed: int) -> np.ndarray:
@@ -27,12 +29,61 @@ def test_finds_what_a_full_sort_finds(query_block: int, document_block: int) -> 
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ documents.T, found, axis=1), atol=1e-6)
 
 
+PRECISIONS = ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("document_block", [16384, 40, 16])
-def test_equal_scores_go_by_position(document_block: int) -> None:
+def test_equal_scores_go_by_position(document_block: int, precision) -> None:
     documents = np.tile(vectors(10, 16, 3), (20, 1))  # each score twenty times over
     queries = vectors(8, 16, 4)
-    found, _ = top_k(queries, documents, 50, document_block=document_block)
+    found, _ = top_k(queries, documents, 50, document_block=document_block, precision=precision)
     np.testing.assert_array_equal(found, sorted_fully(queries, documents, 50))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5, 1e-7])
+@pytest.mark.parametrize("document_block", [512, 4096])
+def test_documents_that_a_first_pass_cannot_tell_apart_are_told_apart(
+    spread: float, document_block: int, precision
+) -> None:
+    """All documents lie within `spread` of one point: bf16 tells them apart down to about 0.004."""
+    rng = np.random.default_rng(21)
+    documents = vectors(1, 64, 22) + spread * rng.standard_normal((3000, 64)).astype(np.float32)
+    queries = vectors(40, 64, 23)
+    found, scores = top_k(queries, documents, 25, document_block=document_block, precision=precision)
+    np.testing.assert_array_equal(found, sorted_fully(queries, documents, 25))
+    np.testing.assert_array_equal(scores, pair_scores(queries, documents, found))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_scores_below_zero_and_vectors_of_any_length_are_searched_alike(precision) -> None:
+    rng = np.random.default_rng(24)
+    documents = vectors(2000, 32, 25) * rng.lognormal(0, 2, (2000, 1)).astype(np.float32)
+    queries = -np.abs(vectors(30, 32, 26)) * 7
+    found, _ = top_k(queries, np.abs(documents), 20, document_block=256, precision=precision)
+    np.testing.assert_array_equal(found, sorted_fully(queries, np.abs(documents), 20))
+
+
+def test_the_best_may_come_last() -> None:
+    """Every block beats all before it, so that the first pass keeps nothing of what it saw."""
+    documents = vectors(4000, 16, 27)
+    queries = vectors(3, 16, 28)
+    order = np.argsort(queries[0] @ documents.T)
+    found, _ = top_k(queries, documents[order], 30, document_block=128)
+    np.testing.assert_array_equal(found, sorted_fully(queries, documents[order], 30))
+
+
+def test_the_bound_on_a_bf16_score_holds_and_is_needed() -> None:
+    queries, documents = vectors(64, 384, 29), vectors(2000, 384, 30)
+    search = search_module._Search(documents, 5, torch.bfloat16, "cpu", 512, 16384)
+    search.run(queries, lambda done: None)
+    rounded = torch.from_numpy(queries).bfloat16()
+    approximate = (rounded @ torch.from_numpy(documents).bfloat16().T).double().numpy()
+    exact = queries.astype(np.float64) @ documents.astype(np.float64).T
+    slack = search._slack(queries, rounded)[:, None] + 2.0**-8 * np.abs(approximate)
+    assert (np.abs(approximate - exact) <= slack).all()
+    assert np.abs(approximate - exact).max() > 1e-4  # else there would be nothing to bound
 
 
 def test_one_score_for_all_gives_the_first_documents() -> None:

@@ -131,15 +131,11 @@ def _arms(recipe: Recipe, name: str) -> list[Arm]:
 
 def _with_digests(recipe: Recipe) -> Recipe:
     from nvembed import modeling
+    from nvembed.mining.teachers import check_mining
 
     modeling.check_section(recipe.model)
     model = recipe.model.model_copy(update={"digest": modeling.backbone_digest(recipe.model)})
-    mining = recipe.mining
-    if mining.enabled:
-        modeling.check_section(mining.teacher)
-        digest = modeling.backbone_digest(mining.teacher)
-        mining = mining.model_copy(update={"teacher": mining.teacher.model_copy(update={"digest": digest})})
-    return recipe.model_copy(update={"model": model, "mining": mining})
+    return recipe.model_copy(update={"model": model, "mining": check_mining(recipe.mining)})
 
 
 def _judged(recipe: Recipe, baseline: Arm) -> list[str]:

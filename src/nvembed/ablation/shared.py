@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import nvembed
-from nvembed.core.artifacts import MANIFEST, Manifest, output_folder, read_manifest, write_manifest
+from nvembed.core.artifacts import MANIFEST, Manifest, link_file, output_folder, read_manifest, write_manifest
 from nvembed.core.digests import digest_file, digest_json
 from nvembed.core.errors import UserError
 from nvembed.core.state import hold, state_folder
@@ -94,7 +92,7 @@ def _select(source: Path, manifest: Manifest, tasks: Sequence[str], out: Path) -
             place = file.relative_to(source)
             if file.is_file() and file.name != MANIFEST and len(place.parts) == 3 and place.parts[1] in tasks:
                 (folder / place).parent.mkdir(parents=True, exist_ok=True)
-                _link(file, folder / place)
+                link_file(file, folder / place)
         write_manifest(
             folder,
             kind="eval",
@@ -103,10 +101,3 @@ def _select(source: Path, manifest: Manifest, tasks: Sequence[str], out: Path) -
             counts=manifest.counts,
             licenses=manifest.licenses,
         )
-
-
-def _link(file: Path, target: Path) -> None:
-    try:
-        os.link(file, target)
-    except OSError:
-        shutil.copy2(file, target)

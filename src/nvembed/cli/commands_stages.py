@@ -50,7 +50,7 @@ def prepare(recipe: str, overrides: tuple[str, ...], out: Path, eval_out: Path, 
 @_folder("--dataset", "What `nvembed prepare` wrote.")
 @_folder("--out", "Folder for the dataset with its hard negatives.")
 def mine(recipe: str, overrides: tuple[str, ...], dataset: Path, out: Path) -> None:
-    """Mine hard negatives."""
+    """Mine hard negatives. Vectors and neighbours that an earlier attempt found are kept."""
     checked = read_recipe(recipe, overrides)
     _needs(dataset, "--dataset")
     _begin(out)

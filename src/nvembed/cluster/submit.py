@@ -95,8 +95,11 @@ def check_for_cluster(recipe: Recipe) -> None:
     named = {
         "data.path": recipe.data.path,
         "model.backbone": recipe.model.backbone,
-        "mining.teacher.backbone": recipe.mining.teacher.backbone,
+        "mining.teacher.backbone": recipe.mining.teacher.backbone or None,
+        **{f"mining.more_teachers.{n}.backbone": t.backbone or None for n, t in enumerate(recipe.mining.more_teachers)},
     }
+    if recipe.mining.cross_encoder is not None:
+        named["mining.cross_encoder.backbone"] = recipe.mining.cross_encoder.backbone
     for key, value in named.items():
         if value is None or "://" in value or ":" in value.split("/")[0]:
             continue

@@ -70,6 +70,21 @@ def replace_folder(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def link_file(source: Path, target: Path) -> None:
+    """A hard link where the file system has them, else a copy: no one writes into a finished folder's file."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """A new folder with the files of another, linked; locks are left out."""
+    shutil.copytree(
+        source, target, copy_function=lambda one, other: link_file(Path(one), Path(other)), ignore=lambda *_: [".lock"]
+    )
+
+
 def write_file(path: Path | str, text: str) -> None:
     """Write a text file whole or not at all."""
     path = Path(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,12 @@ def write_table(file: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
 
 def read_parts(folder: Path) -> Iterable[dict[str, Any]]:
     """Rows of all parts of a folder, in order."""
+    for table in read_tables(folder):
+        yield from table.to_pylist()
+
+
+def read_tables(folder: Path) -> Iterator[pa.Table]:
+    """All parts of a folder, in order, one table each. Raises UserError for what is no Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -145,12 +152,17 @@ def read_parts(folder: Path) -> Iterable[dict[str, Any]]:
             table = pq.read_table(file)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{file}: cannot be read as Parquet ({error}); make the folder anew") from error
-        yield from table.to_pylist()
+        yield table
 
 
 def document_id(text: str) -> str:
     """The id of a passage: a digest of its text."""
     return "d" + digest_text(text)[:16]
+
+
+def document_key(text: str) -> int:
+    """A passage's id as a 64-bit number, in the same order."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")
 
 
 def query_id(text: str) -> str:

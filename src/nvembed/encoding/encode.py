@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from nvembed.core.digests import digest_json
+from nvembed.core.artifacts import write_file
+from nvembed.core.digests import digest_file, digest_json
+from nvembed.core.progress import note
 from nvembed.core.state import hold, state_folder
-from nvembed.modeling.plan import PlanOptions
+from nvembed.modeling.plan import Plan, PlanOptions
 from nvembed.text import check_texts
 
 if TYPE_CHECKING:
@@ -49,19 +52,55 @@ def encode_cached(model: NVEmbedModel, texts: Iterable[str], **options: Unpack[O
     The array may be memory-mapped: read it, do not write to it. A file is written whole or not at all.
     """
     from nvembed.modeling.encoder import encode_texts
-    from nvembed.modeling.plan import make_plan
 
     checked = check_texts(texts)
+    plan = plan_cached(model, **options)
+    file = kept_vectors(
+        made_by(model, plan, texts_digest(checked)),
+        lambda: encode_texts(model, checked, computed=model.precision, **options),
+    )
+    return np.load(file, mmap_mode="r" if len(checked) else None)
+
+
+def plan_cached(model: NVEmbedModel, **options: Unpack[Options]) -> Plan:
+    """What `encode` does with these options."""
+    from nvembed.modeling.plan import make_plan
+
     names = PlanOptions.__annotations__
     asked: PlanOptions = {name: value for name, value in options.items() if name in names}  # type: ignore[assignment]
-    plan = make_plan(model, computed=model.precision, devices=options.get("devices"), **asked)
-    key = digest_json([model.fingerprint(), plan.settings(model), texts_digest(checked)])
-    folder = state_folder("embeddings", key)
-    file = folder / "vectors.npy"
+    return make_plan(model, computed=model.precision, devices=options.get("devices"), **asked)
+
+
+def made_by(model: NVEmbedModel, plan: Plan, texts: str) -> dict[str, Any]:
+    """All that decides the vectors of texts with this digest."""
+    return {"model": model.fingerprint(), **plan.settings(model), "texts": texts}
+
+
+def kept_vectors(made: dict[str, Any], make: Callable[[], np.ndarray]) -> Path:
+    """The state's file of vectors `made` so; `make` is called if there is none.
+
+    Beside it lies a record of what it was made by. A file whose record says otherwise, or that is not what its record
+    says, was put there by something else: it is made anew.
+    """
+    folder = state_folder("embeddings", digest_json(made))
+    file, record = folder / "vectors.npy", folder / "made.json"
     with hold(folder):
-        if not file.is_file():
-            write_npy(encode_texts(model, checked, computed=model.precision, **options), file)
-    return np.load(file, mmap_mode="r" if len(checked) else None)
+        if file.is_file() and _agrees(record, made, file):
+            return file
+        if file.is_file():
+            note(f"{file}: holds vectors of another model or of other texts; they are refused and made anew")
+        record.unlink(missing_ok=True)
+        write_npy(make(), file)
+        write_file(record, json.dumps({**made, "file": digest_file(file)}) + "\n")
+    return file
+
+
+def _agrees(record: Path, made: dict[str, Any], file: Path) -> bool:
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(found == {**made, "file": digest_file(file)})
 
 
 def texts_digest(texts: Iterable[str]) -> str:

@@ -11,21 +11,19 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from nvembed.core.artifacts import MANIFEST, read_manifest, write_file
 from nvembed.core.errors import UserError
 from nvembed.encoding.encode import texts_digest, write_npy
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from nvembed.encoding.parts import Parts
 
 Format = Literal["parquet", "npy"]
 SETTINGS = "settings.json"
@@ -110,64 +108,18 @@ def write_parquet(vectors: np.ndarray, file: Path, columns: dict[str, list[str]]
         aside.unlink(missing_ok=True)
 
 
-class Vectors:
-    """All vectors of a finished folder, read as they are asked for: `npy` parts are memory-mapped, never read whole.
-
-    `vectors[5]`, `vectors[10:20]` and `vectors[[3, 1, 2]]` give rows, `vectors.parts()` goes through them in order,
-    `np.asarray(vectors)` reads all into memory.
+class Vectors(Parts):
+    """All vectors of a finished folder, read as they are asked for.
 
     Attributes:
         shape, dtype: as of one array (`modeling.vectors` says what int8 and uint8 hold).
         settings: how they were made.
-        files: the parts, in order.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], rows: Sequence[int], columns: int, dtype: str) -> None:
-        self.settings, self.dtype = settings, np.dtype(dtype)
-        self.files = [folder / f"part-{number:05d}.{settings['format']}" for number in range(len(rows))]
-        self._starts = np.concatenate([[0], np.cumsum(np.asarray(rows, dtype=np.int64))])
-        self.shape = (int(self._starts[-1]), columns)
-        self._part = lru_cache(maxsize=None if settings["format"] == "npy" else 2)(self._open)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        if isinstance(index, slice):
-            return self._rows(np.arange(*index.indices(len(self))))
-        rows = np.asarray(index)
-        if rows.dtype == np.bool_:
-            rows = np.flatnonzero(rows)
-        if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"row {index} of {len(self)} vectors")
-        found = self._rows(np.atleast_1d(rows).astype(np.int64) % max(1, len(self)))
-        return found if rows.ndim else found[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        whole = np.concatenate([np.empty((0, self.shape[1]), self.dtype), *(array for _, array in self.parts())])
-        return whole if dtype is None else whole.astype(dtype)
-
-    def parts(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(number of its first row, array) of each part, in order."""
-        for number, start in enumerate(self._starts[:-1]):
-            yield int(start), self._part(number)
-
-    def _rows(self, rows: np.ndarray) -> np.ndarray:
-        found = np.empty((len(rows), self.shape[1]), self.dtype)
-        numbers = np.searchsorted(self._starts, rows, side="right") - 1
-        for number in np.unique(numbers):
-            here = numbers == number
-            found[here] = self._part(int(number))[rows[here] - self._starts[number]]
-        return found
-
-    def _open(self, number: int) -> np.ndarray:
-        file = self.files[number]
-        if file.suffix == ".npy":
-            return np.load(file, mmap_mode="r")
-        import pyarrow.parquet as pq
-
-        column: pa.FixedSizeListArray = pq.read_table(file, columns=["vector"]).column("vector").combine_chunks()
-        return column.flatten().to_numpy().reshape(-1, self.shape[1])
+        self.settings = settings
+        files = [folder / f"part-{number:05d}.{settings['format']}" for number in range(len(rows))]
+        super().__init__(files, rows, columns, dtype)
 
 
 def read_vectors(folder: Path | str) -> Vectors:

@@ -8,5 +8,17 @@ positive, that they are probably unlabelled answers. The nearest of what is left
 from nvembed.mining.miner import mine
 from nvembed.mining.rules import DROPS, Choice, choose, score_ceiling
 from nvembed.mining.search import pair_scores, top_k
+from nvembed.mining.shards import mine_shard, plan_shards, shard_from_json
 
-__all__ = ["DROPS", "Choice", "choose", "mine", "pair_scores", "score_ceiling", "top_k"]
+__all__ = [
+    "DROPS",
+    "Choice",
+    "choose",
+    "mine",
+    "mine_shard",
+    "pair_scores",
+    "plan_shards",
+    "score_ceiling",
+    "shard_from_json",
+    "top_k",
+]

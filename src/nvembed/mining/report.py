@@ -9,38 +9,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nvembed.core.artifacts import write_file
-from nvembed.data import Example
 from nvembed.data.document import Document
-from nvembed.mining.result import MinedRow, Tally, count_short
+from nvembed.mining.result import Mined, Pair, Tally
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from nvembed.recipe import Mining
+    from nvembed.recipe import Mining, Teacher
 
 PICTURE = "scores.png"
 _EXAMPLES = 8
 _POSITIVE, _NEGATIVE, _DROPPED = "#1b7837", "#c2571a", "#5b6b8c"
 
 
-def write_report(
-    folder: Path, mining: Mining, examples: Sequence[Example], rows: Sequence[MinedRow], tally: Tally
-) -> None:
-    """Write `report.md`, `report.html` and, if anything was mined, `scores.png`.
-
-    Args:
-        folder: where to. mining: the section that asked.
-        examples, rows: the mined rows as they came and what was found for each.
-    """
+def write_report(folder: Path, mining: Mining, mined: Mined) -> None:
+    """Write `report.md`, `report.html` and, if anything was mined, `scores.png` into a folder."""
     document = Document("Hard negatives")
-    if rows:
-        draw_scores(folder / PICTURE, mining, rows, tally)
+    if mined.rows:
+        draw_scores(folder / PICTURE, mining, mined)
         document.picture(folder / PICTURE, "scores of positives and negatives; candidates dropped by each rule")
-        document.table(("what", "how much"), _facts(mining, rows, tally))
+        document.table(("what", "how much"), _facts(mining, mined))
         document.heading("Candidates dropped")
-        document.table(("because it is", "candidates"), _drops(mining, tally))
-        document.heading("Worth a look: the highest-scored negatives")
-        document.table(("query", "positive", "hardest negative"), _hardest(examples, rows))
+        document.table(("because it is", "candidates"), _drops(mining, mined.tally))
+        document.heading("Worth a look: mined negatives nearest to their positive")
+        document.table(("query", "positive", "hardest negative"), _pairs(mined.hardest(_EXAMPLES)))
+        if suspects := mined.suspects(_EXAMPLES):
+            document.heading("Likely answers that the rule kept out")
+            document.table(("query", "positive", "passage dropped"), _pairs(suspects))
     else:
         why = "no retrieval rows" if mining.enabled else "mining.enabled is false"
         document.paragraph(f"Nothing was mined: {why}.")
@@ -59,7 +54,7 @@ def describe_rule(mining: Mining) -> str:
     return f"the nearest {mining.shift} are left out" if mining.method == "shifted" else "none: the nearest are taken"
 
 
-def draw_scores(file: Path, mining: Mining, rows: Sequence[MinedRow], tally: Tally) -> None:
+def draw_scores(file: Path, mining: Mining, mined: Mined) -> None:
     """Left: histograms of positive and negative scores. Right: how many candidates each rule dropped."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -67,16 +62,15 @@ def draw_scores(file: Path, mining: Mining, rows: Sequence[MinedRow], tally: Tal
     figure = Figure(figsize=(11, 4.2), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    _draw_histogram(left, rows)
-    _draw_drops(right, mining, tally)
+    _draw_histogram(left, mined)
+    _draw_drops(right, mining, mined.tally)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, metadata={"Software": None})
 
 
-def _draw_histogram(axes: Axes, rows: Sequence[MinedRow]) -> None:
-    positive = np.array([row.positive_score for row in rows])
-    negative = np.array([score for row in rows for score in row.scores])
+def _draw_histogram(axes: Axes, mined: Mined) -> None:
+    positive, negative = mined.positive_scores, mined.negative_scores
     both = np.concatenate([positive, negative])
     low, high = np.floor(both.min() * 20) / 20, np.ceil(both.max() * 20) / 20
     bins = np.linspace(low, max(high, low + 0.05), 41).tolist()
@@ -110,48 +104,59 @@ def _drops(mining: Mining, tally: Tally) -> list[tuple[str, int]]:
         "repeated": "a negative already",
         "shift": f"among the nearest {mining.shift}",
         "score": f"too close ({mining.method})",
+        "near": "nearly a copy of query or positive",
     }
     unused = {"shift"} if mining.method != "shifted" else set()
     unused |= {"score"} if mining.method in ("naive", "shifted") else set()
+    unused |= {"near"} if mining.near_copies is None else set()
     return [(names[name], count) for name, count in tally.dropped.items() if name not in unused]
 
 
-def _facts(mining: Mining, rows: Sequence[MinedRow], tally: Tally) -> list[tuple[str, str]]:
-    negatives = [score for row in rows for score in row.scores]
-    short = count_short(rows, mining.num_negatives)
+def _facts(mining: Mining, mined: Mined) -> list[tuple[str, str]]:
+    tally, rows, negatives = mined.tally, mined.rows, mined.negative_scores
     facts = [
-        ("teacher", mining.teacher.backbone),
+        ("teacher" if len(mining.teachers) == 1 else "teachers", ", ".join(map(_name, mining.teachers))),
         ("rule", describe_rule(mining)),
-        ("queries", f"{len(rows):,} against {tally.corpus:,} passages, the nearest {tally.depth:,} looked at"),
+        ("queries", f"{rows:,} against {tally.corpus:,} passages"),
         (
-            "hard negatives",
-            f"{len(negatives):,}, {len(negatives) / len(rows):.2f} a query ({mining.num_negatives} asked)",
+            "depth of search",
+            ", ".join(f"{depth:,} for {n:,} queries" for depth, n in sorted(tally.depths.items()) if n),
         ),
-        ("with fewer than asked", f"{short:,} queries ({short / len(rows):.1%}); no random text stands in"),
-        ("a positive comes first", f"for {sum(row.positive_first for row in rows) / len(rows):.1%} of the queries"),
-        ("positive's score, median", f"{np.median([row.positive_score for row in rows]):.3f}"),
+        ("hard negatives", f"{len(negatives):,}, {len(negatives) / rows:.2f} a query ({mining.num_negatives} asked)"),
+        (
+            "with fewer than asked",
+            f"{mined.short:,} queries ({mined.short / rows:.1%}), {mined.without:,} have none; no random text instead",
+        ),
+        ("a positive comes first", f"for {mined.positives_first / rows:.1%} of the queries"),
+        ("positive's score, median", f"{np.median(mined.positive_scores):.3f}"),
     ]
-    if negatives:
+    if mining.cross_encoder is not None:
+        facts.insert(1, ("scored anew by", mining.cross_encoder.backbone))
+    if mining.sampling.enabled:
+        drawn = f"among the best {mining.sampling.top}, temperature {mining.sampling.temperature:g}"
+        facts.insert(2, ("drawn by softmax", drawn))
+    if len(negatives):
         facts.append(("negative's score, median", f"{np.median(negatives):.3f}"))
-    own = sum(row.own for row in rows)
-    if own or tally.own_dropped:
+    if mined.own or tally.own_dropped:
         facts.append(
-            ("came with the data", f"{own:,} kept, {tally.own_dropped:,} left out (equal to query or positive)")
+            ("came with the data", f"{mined.own:,} kept, {tally.own_dropped:,} left out (equal to query or positive)")
         )
     return facts
 
 
-def _hardest(examples: Sequence[Example], rows: Sequence[MinedRow]) -> list[tuple[str, str, str]]:
-    """Query, positive and mined negative of the highest scores: where an unlabelled answer is likeliest."""
-    found = [(-row.scores[row.own], place) for place, row in enumerate(rows) if len(row.scores) > row.own]
-    hardest = []
-    for _, place in sorted(found)[:_EXAMPLES]:
-        row, example = rows[place], examples[place]
-        positive = f"{row.positive_score:.3f}: {_short(example.positive)}"
-        hardest.append(
-            (_short(example.query), positive, f"{row.scores[row.own]:.3f}: {_short(row.negatives[row.own])}")
+def _name(teacher: Teacher) -> str:
+    return "BM25" if teacher.kind == "bm25" else teacher.backbone
+
+
+def _pairs(pairs: Sequence[Pair]) -> list[tuple[str, str, str]]:
+    return [
+        (
+            _short(pair.query),
+            f"{pair.positive_score:.3f}: {_short(pair.positive)}",
+            f"{pair.score:.3f}: {_short(pair.passage)}",
         )
-    return hardest
+        for pair in pairs
+    ]
 
 
 def _short(text: str, length: int = 160) -> str:

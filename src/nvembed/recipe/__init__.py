@@ -6,18 +6,17 @@ from nvembed.recipe.blocks import LatentBlock, LoRA
 from nvembed.recipe.licences import refused_sources, refusing_pattern, what_falls_out
 from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json, variant_recipe
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
+from nvembed.recipe.mining import CrossEncoder, Mining, Sampling, Search, Teacher
 from nvembed.recipe.schema import (
     SECTIONS,
     Data,
     Evaluation,
-    Mining,
     Model,
     Recipe,
     Registration,
     Resources,
     Stage,
     Synthesis,
-    Teacher,
 )
 from nvembed.recipe.sources import Place, Source, Table
 from nvembed.recipe.watching import BadSteps, DevCheck
@@ -27,6 +26,7 @@ __all__ = [
     "Ablation",
     "BadSteps",
     "Batches",
+    "CrossEncoder",
     "Data",
     "DevCheck",
     "Distillation",
@@ -44,6 +44,8 @@ __all__ = [
     "Recipe",
     "Registration",
     "Resources",
+    "Sampling",
+    "Search",
     "Source",
     "Stage",
     "Synthesis",

@@ -11,6 +11,7 @@ from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
 from nvembed.recipe.batches import Batches
 from nvembed.recipe.blocks import LatentBlock, LoRA, SelfAttentionBlock
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
+from nvembed.recipe.mining import Mining
 from nvembed.recipe.mix import Mix
 from nvembed.recipe.watching import BadSteps, DevCheck
 
@@ -140,33 +141,6 @@ class Synthesis(Section):
     enabled: Literal[False] = False
 
 
-class Teacher(Section):
-    """The model that scores candidates, used as its own card says."""
-
-    backbone: str
-    revision: str | None = None
-    pooling: Literal["mean", "cls", "last"] = "mean"
-    query_prefix: str = ""
-    document_prefix: str = ""
-    max_length: Positive = 256
-    trust_remote_code: bool = False
-    digest: str | None = Field(None, description="digest of the model's files; written by resolve_recipe")
-
-
-class Mining(Section):
-    """Hard negatives: NV-Retriever's positive-aware filters (arXiv 2407.15831)."""
-
-    enabled: bool = True
-    teacher: Teacher
-    num_negatives: Positive = 7
-    method: Literal["naive", "shifted", "absolute", "margin", "percentage"] = "percentage"
-    threshold: float = Field(0.95, description="percentage: share of the positive's score; margin, absolute: score")
-    shift: Annotated[int, Field(ge=0)] = Field(0, description="shifted: how many of the nearest to leave out")
-    depth: Positive = Field(100, description="candidates looked at for each query")
-    batch_tokens: Positive = 16384
-    seed: int = 17
-
-
 class Stage(Section):
     """One training stage."""
 
@@ -256,6 +230,7 @@ class Resources(Section):
     accelerators: Annotated[int, Field(ge=0)] = 0
     storage: str = "20Gi"
     prepare_shards: Positive = Field(1, description="tasks among which the sources of a mix are divided")
+    mine_shards: Positive = Field(1, description="tasks among which the passages to mine are divided")
 
 
 class Recipe(Section):

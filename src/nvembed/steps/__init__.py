@@ -4,7 +4,7 @@ A KFP component's body imports one function from here and calls it. The function
 or a command can call them with folders of its own.
 """
 
-from nvembed.steps.learn import mine_hard_negatives, prepare_data, prepare_shard, train
+from nvembed.steps.learn import mine_again, mine_hard_negatives, mine_shard, prepare_data, prepare_shard, train
 from nvembed.steps.measure import compare_models, evaluate
 from nvembed.steps.publish import finalize_run, register_model
 from nvembed.steps.resolve import resolve_recipe
@@ -13,7 +13,9 @@ __all__ = [
     "compare_models",
     "evaluate",
     "finalize_run",
+    "mine_again",
     "mine_hard_negatives",
+    "mine_shard",
     "prepare_data",
     "prepare_shard",
     "register_model",

@@ -22,6 +22,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
             recipe for a GPU on a machine without one, or one whose last tasks would find nothing to judge by.
     """
     from nvembed import data, modeling
+    from nvembed.mining.teachers import check_mining
     from nvembed.training.settings import check_settings
 
     _check_what_is_measured(recipe)
@@ -32,11 +33,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
     for name in ("stage1", "stage2"):
         check_settings(name, getattr(recipe, name), recipe.model, recipe.resources)
     model = recipe.model.model_copy(update={"digest": modeling.backbone_digest(recipe.model)})
-    mining = recipe.mining
-    if mining.enabled:
-        modeling.check_section(mining.teacher)
-        teacher = mining.teacher.model_copy(update={"digest": modeling.backbone_digest(mining.teacher)})
-        mining = mining.model_copy(update={"teacher": teacher})
+    mining = check_mining(recipe.mining)
     source = _with_whole_paths(recipe.data)
     source = source.model_copy(update={"digest": data.check_source(source).digest})
     return recipe.model_copy(update={"model": model, "mining": mining, "data": source})

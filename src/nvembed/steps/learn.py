@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nvembed.core.artifacts import read_manifest
+from nvembed.core.artifacts import link_tree, output_folder, read_manifest
 from nvembed.recipe import Data, Mining, Model, Resources, Stage, section_from_json
 from nvembed.steps.task import copy_report, task
 
@@ -45,16 +45,62 @@ def prepare_data(
         copy_report(Path(dataset), report)
 
 
-def mine_hard_negatives(mining: str, resources: str, dataset: str, mined: str, report: str | None = None) -> None:
-    """The teacher finds hard negatives for the dataset's retrieval examples."""
+def mine_shard(mining: str, resources: str, shard: str, dataset: str, neighbours: str) -> None:
+    """A share of the passages embedded and searched; one shard alone leaves all to `mine_hard_negatives`."""
+    from nvembed.mining import mine_shard, shard_from_json
+
+    section = section_from_json(Mining, mining)
+    number, of = shard_from_json(shard)
+    with task(f"mine_shard_{number}" if of > 1 else "mine_shard"):
+        mine_shard(section, section_from_json(Resources, resources), Path(dataset), number, of, Path(neighbours))
+
+
+def mine_hard_negatives(
+    mining: str,
+    resources: str,
+    dataset: str,
+    mined: str,
+    report: str | None = None,
+    prepared: Sequence[str] = (),
+) -> None:
+    """The teachers find hard negatives for the dataset's retrieval examples; `prepared` is what shards found."""
     from nvembed.mining import mine
 
     section = section_from_json(Mining, mining)
     with task("mine_hard_negatives", section.model_dump(mode="json")) as run:
-        mine(section, section_from_json(Resources, resources), Path(dataset), Path(mined))
+        folders = [Path(folder) for folder in prepared]
+        mine(section, section_from_json(Resources, resources), Path(dataset), Path(mined), prepared=folders)
         run.log_dataset("mined", read_manifest(mined))
         run.log_folder(Path(mined))
         copy_report(Path(mined), report)
+
+
+def mine_again(
+    mining: str,
+    model: str,
+    resources: str,
+    dataset: str,
+    mined: str,
+    adapter: str,
+    again: str,
+    report: str | None = None,
+) -> None:
+    """Negatives for stage 2: mined by the model that stage 1 made, if the recipe says so; else `mined` as it is."""
+    from nvembed.evaluation.running import load_trained
+    from nvembed.mining import mine
+
+    section, where = section_from_json(Mining, mining), section_from_json(Resources, resources)
+    with task("mine_again", section.model_dump(mode="json")) as run:
+        if section.enabled and section.again_with_stage1:
+            own = load_trained(section_from_json(Model, model), where, Path(adapter))
+            mine(section, where, Path(dataset), Path(again), own=own)
+            run.log_dataset("mined_again", read_manifest(again))
+            run.log_folder(Path(again))
+        else:
+            with output_folder(again) as folder:
+                folder.rmdir()
+                link_tree(Path(mined), folder)
+        copy_report(Path(again), report)
 
 
 def train(

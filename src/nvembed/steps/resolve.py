@@ -11,7 +11,9 @@ from nvembed.steps.task import task
 
 
 def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
-    """Sections by name, each as canonical JSON, for the tasks that follow; `shards` is a JSON list of their texts.
+    """Sections by name, each as canonical JSON, for the tasks that follow.
+
+    `shards` and `mine_shards` are JSON lists of what data preparation and mining are divided into.
 
     Args:
         recipe: a preset's name or a recipe's whole text.
@@ -20,6 +22,7 @@ def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
     The only task that creates the run's parent in MLflow; all others find it.
     """
     from nvembed.data.shards import plan_shards, shard_json
+    from nvembed.mining import plan_shards as plan_mining
 
     with task("resolve_recipe"):
         lines = [line for line in overrides.splitlines() if line.strip()]
@@ -27,4 +30,9 @@ def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
         tracking.open_parent(tracking.pipeline_run_id(), resolved, overrides=lines)
         shards = plan_shards(resolved.data, resolved.resources.prepare_shards)
         planned = [shard_json(number, shard) for number, shard in enumerate(shards)]
-        return {name: section_json(getattr(resolved, name)) for name in SECTIONS} | {"shards": canonical_json(planned)}
+        lists = {
+            "shards": planned,
+            "mine_shards": plan_mining(resolved.mining, resolved.resources.mine_shards),
+        }
+        sections = {name: section_json(getattr(resolved, name)) for name in SECTIONS}
+        return sections | {name: canonical_json(items) for name, items in lists.items()}

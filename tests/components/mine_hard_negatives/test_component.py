@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kfp import dsl
 from pipeline_harness import run_component
 
 from components.mine_hard_negatives.component import mine_hard_negatives
@@ -22,6 +23,7 @@ def test_gives_retrieval_examples_negatives_from_the_corpus(
         mine_hard_negatives,
         tmp_path,
         artifacts=tiny_run.inputs("dataset"),
+        lists={"shards": (dsl.Dataset, [tiny_run.artifact("mine-shard", "neighbours")])},
         mining=sections["mining"],
         resources=sections["resources"],
     )
