@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -24,6 +25,7 @@ def sentences(count: int, seed: int) -> list[str]:
     return [" ".join(drawn.choice(vocabulary, drawn.integers(1, 30))) for _ in range(count)]
 
 
+@functools.cache
 def words_of(text: str) -> list[str]:
     stem = Stemmer.Stemmer("english").stemWord
     return [stem(word) for word in re.findall(r"\b\w\w+\b", text.lower()) if word not in STOPWORDS_EN]

@@ -173,18 +173,12 @@ class LexicalIndex:
 
     def _best(self, words: np.ndarray, counts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and float32 scores of at most `k` documents that hold one of the words, best first."""
-        if not len(words):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        held = [slice(self._starts[word], self._starts[word + 1]) for word in words]
-        holders = np.concatenate([self._documents[part] for part in held])
-        added = np.concatenate(
-            [self._weights[part] * np.float64(count) for part, count in zip(held, counts, strict=True)]
-        )
-        sums = np.bincount(holders, weights=added, minlength=self.count)
-        found = np.flatnonzero(sums)
-        scores = sums[found].astype(np.float32)
-        if len(found) > k:
-            within = scores >= np.partition(scores, -k)[-k]
-            found, scores = found[within], scores[within]
-        order = np.lexsort((found, -scores))[:k]
-        return found[order], scores[order]
+        sums = np.zeros(self.count, dtype=np.float64)
+        for word, count in zip(words, counts, strict=True):
+            held = slice(self._starts[word], self._starts[word + 1])
+            np.add.at(sums, self._documents[held], self._weights[held].astype(np.float64) * count)
+        scores = sums.astype(np.float32)
+        edge = np.partition(scores, -k)[-k] if k else np.float32(0)
+        found = np.flatnonzero(scores >= edge if edge > 0 else scores)
+        order = np.lexsort((found, -scores[found]))[:k]
+        return found[order], scores[found[order]]
