@@ -7,7 +7,7 @@ index: Broder 1997; datasketch.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
@@ -18,11 +18,20 @@ _SLACK = 0.2  # candidates are drawn from below the threshold: the index misses 
 K = TypeVar("K", bound=Hashable)
 
 
-def ngrams(text: str) -> frozenset[int]:
-    """Digests of a text's word 5-grams, case and punctuation aside."""
-    words = _WORD.findall(text.lower())
+def words_of(text: str) -> list[str]:
+    """A text's words in their order, case and punctuation aside."""
+    return _WORD.findall(text.lower())
+
+
+def word_ngrams(words: Sequence[str]) -> set[tuple[str, ...]]:
+    """The 5-grams of a text's words; fewer than five words are one n-gram, none are none."""
     size = min(NGRAM, len(words)) or 1
-    grams = {" ".join(words[start : start + size]) for start in range(len(words) - size + 1)} or {text}
+    return set(zip(*(words[start:] for start in range(size)), strict=False))
+
+
+def ngrams(text: str) -> frozenset[int]:
+    """Digests of a text's word 5-grams, case and punctuation aside; of the text itself if it has no words."""
+    grams = {" ".join(gram) for gram in word_ngrams(words_of(text))} or {text}
     return frozenset(int.from_bytes(blake2b(gram.encode(), digest_size=4).digest(), "little") for gram in grams)
 
 

@@ -6,17 +6,17 @@ from typing import Any
 
 from mteb.models.model_meta import ModelMeta
 
+from nvembed.data.words import K1, B, stemmed_words
+
 
 class BM25Model:
     """Search by words (mteb's `SearchProtocol`). `k1` and `b` are the usual 1.5 and 0.75."""
 
-    def __init__(self, k1: float = 1.5, b: float = 0.75) -> None:
+    def __init__(self, k1: float = K1, b: float = B) -> None:
         import bm25s
-        import Stemmer
 
         self._bm25s = bm25s
         self._k1, self._b = k1, b
-        self._stemmer = Stemmer.Stemmer("english")
         self._meta = ModelMeta.create_empty({"name": "nvembed/bm25", "revision": "bm25s"})
 
     @property
@@ -24,19 +24,16 @@ class BM25Model:
         """Name and revision, as mteb wants them."""
         return self._meta
 
-    def _tokenize(self, texts: list[str]) -> Any:
-        return self._bm25s.tokenize(texts, stopwords="en", stemmer=self._stemmer, show_progress=False)
-
     def index(self, corpus: Any, **kwargs: Any) -> None:
         """Read a corpus with the columns `id` and `text`."""
         self._ids = list(corpus["id"])
         self._index = self._bm25s.BM25(k1=self._k1, b=self._b, method="lucene")
-        self._index.index(self._tokenize(list(corpus["text"])), show_progress=False)
+        self._index.index(stemmed_words(corpus["text"]), show_progress=False)
 
     def search(self, queries: Any, *, top_k: int, **kwargs: Any) -> dict[str, dict[str, float]]:
         """Query id to document id to score, at most `top_k` documents a query."""
         hits, scores = self._index.retrieve(
-            self._tokenize(list(queries["text"])), k=min(top_k, len(self._ids)), show_progress=False
+            stemmed_words(queries["text"]), k=min(top_k, len(self._ids)), show_progress=False
         )
         return {
             query: {self._ids[hit]: float(score) for hit, score in zip(hits[row], scores[row], strict=True)}

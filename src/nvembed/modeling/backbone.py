@@ -58,12 +58,12 @@ def load_backbone(
             **source.load_arguments(),
             **(four_bit_options(dtype, device) if quantization == "nf4" else {}),
         )
-    _check_whole(info, f"model.backbone {source.name!r}")
+    check_whole(info, f"model.backbone {source.name!r}")
     drop_pooler(model)
     return model.eval() if quantization == "nf4" else model.to(device).eval()
 
 
-def _check_whole(info: Mapping[str, Any], where: str) -> None:
+def check_whole(info: Mapping[str, Any], where: str) -> None:
     """Raises UserError for a tensor that transformers has drawn at random, since the checkpoint has none that fits.
 
     A head is unexpected and left out, a pooler may be missing: neither is used.
