@@ -11,6 +11,7 @@ import numpy as np
 
 from nvembed.core.errors import UserError
 from nvembed.core.progress import Progress
+from nvembed.mining.search import Rows
 
 DOCUMENT_BLOCK, QUERY_BLOCK = 16384, 1024
 SAMPLE, SAMPLE_OF_LIST = 32768, 64  # documents trained on: so many, or so many for each list where that is more
@@ -27,7 +28,7 @@ class ApproximateIndex:
         lists: how many lists an inverted file has, 0 for other kinds.
     """
 
-    def __init__(self, documents: np.ndarray, factory: str, *, seed: int = 17, block: int = DOCUMENT_BLOCK) -> None:
+    def __init__(self, documents: Rows, factory: str, *, seed: int = 17, block: int = DOCUMENT_BLOCK) -> None:
         """Build the index.
 
         Args:
@@ -96,7 +97,7 @@ class ApproximateIndex:
                 f"({_reason(error)}); give for example {_EXAMPLES}"
             ) from error
 
-    def _build(self, documents: np.ndarray, seed: int, block: int) -> None:
+    def _build(self, documents: Rows, seed: int, block: int) -> None:
         progress = Progress("indexing", len(documents))
         try:
             if not self._index.is_trained:
@@ -110,7 +111,7 @@ class ApproximateIndex:
                 f"give for example {_EXAMPLES}"
             ) from error
 
-    def _sample(self, documents: np.ndarray, seed: int) -> np.ndarray:
+    def _sample(self, documents: Rows, seed: int) -> np.ndarray:
         """The documents to train on, in the order of their rows."""
         size = min(len(documents), max(SAMPLE, SAMPLE_OF_LIST * self.lists))
         rows = np.sort(np.random.default_rng(seed).choice(len(documents), size, replace=False, shuffle=False))

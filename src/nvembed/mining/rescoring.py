@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ from nvembed.modeling.backbone import check_whole, load_tokenizer, quiet, refuse
 from nvembed.modeling.batching import Precision, autocast, resolve_precision, token_batches
 from nvembed.modeling.checks import max_positions
 from nvembed.modeling.encoder import is_out_of_memory
-from nvembed.modeling.source import explained, find_source, load_config, source_digest
+from nvembed.modeling.source import Source, explained, find_source, load_config, source_digest
+
+if TYPE_CHECKING:
+    from nvembed import recipe
 
 BATCH_TOKENS = 16384
 PAIR_BLOCK = 4096
@@ -56,21 +60,7 @@ class CrossEncoder:
         self.precision = resolve_precision(precision, self.device)
         self.where = f"cross-encoder {backbone!r}"
         with _in_our_words():
-            source = find_source(backbone, revision)
-            if source.kind == "random" or source.gguf:
-                raise UserError(f"{self.where}: brings no head that scores; give a sequence classifier's folder or id")
-            config = load_config(source, trust_remote_code=trust_remote_code)
-            if config.num_labels != 1:
-                raise UserError(
-                    f"{self.where}: scores {config.num_labels} labels; re-scoring needs a model with one (num_labels 1)"
-                )
-            positions = max_positions(config)
-            if positions is not None and max_length > positions:
-                raise UserError(
-                    f"{self.where}: max_length is {max_length}, but it has only {positions} positions; "
-                    f"set it to {positions} or less"
-                )
-            refuse_pickles(source)
+            source = _find(backbone, revision, max_length, trust_remote_code)
             self.tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
             with explained(source), quiet():
                 model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -155,6 +145,33 @@ class CrossEncoder:
                 max_length=self.max_length,
                 return_attention_mask=False,
             )
+
+
+def check_cross_encoder(section: recipe.CrossEncoder) -> str:
+    """Digest of the files that a recipe's section names; no weights are read.
+
+    Raises UserError for what `CrossEncoder` refuses, as far as it stands in the model's configuration.
+    """
+    with _in_our_words():
+        source = _find(section.backbone, section.revision, section.max_length, section.trust_remote_code)
+        return source_digest(source, trust_remote_code=section.trust_remote_code)
+
+
+def _find(backbone: str, revision: str | None, max_length: int, trust_remote_code: bool) -> Source:
+    where = f"cross-encoder {backbone!r}"
+    source = find_source(backbone, revision)
+    if source.kind == "random" or source.gguf:
+        raise UserError(f"{where}: brings no head that scores; give a sequence classifier's folder or id")
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    if config.num_labels != 1:
+        raise UserError(f"{where}: scores {config.num_labels} labels; re-scoring needs a model with one (num_labels 1)")
+    positions = max_positions(config)
+    if positions is not None and max_length > positions:
+        raise UserError(
+            f"{where}: max_length is {max_length}, but it has only {positions} positions; set it to {positions} or less"
+        )
+    refuse_pickles(source)
+    return source
 
 
 class _Tokens:
