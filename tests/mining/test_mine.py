@@ -15,7 +15,7 @@ from nvembed.core.artifacts import read_manifest, write_manifest
 from nvembed.core.digests import digest_folder
 from nvembed.core.errors import UserError
 from nvembed.data import read_corpus, read_examples, write_examples
-from nvembed.data.store import corpus_schema, document_id, write_table
+from nvembed.data.store import corpus_schema, document_id, text_schema, write_table
 from nvembed.mining import mine
 from nvembed.mining.rules import normalise
 from nvembed.modeling import NVEmbedModel
@@ -26,6 +26,10 @@ from nvembed.recipe import Resources
 def run(folder: Path, out: Path, **values: object) -> Path:
     mine(section(**values), Resources(device="cpu"), folder, out)
     return out
+
+
+def folder_rows(folder: Path) -> list[dict[str, object]]:
+    return pq.read_table(folder / "corpus").to_pylist()
 
 
 def scores_of(out: Path) -> list[dict[str, object]]:
@@ -251,6 +255,43 @@ def test_a_dataset_without_a_corpus_is_refused_and_leaves_nothing(tmp_path: Path
     with pytest.raises(UserError, match="no corpus to mine"):
         run(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_positive_under_another_id_is_no_negative_and_twins_are_taken_once(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "dataset", [example("Open the socket, please", TEXTS[0])], TEXTS)
+    rows = [*folder_rows(folder), {"id": "copy", "text": TEXTS[0]}, {"id": "twin", "text": f"  {TEXTS[1].upper()} "}]
+    write_table(folder / "corpus" / "part-00000.parquet", rows, text_schema())
+    (row,) = read_examples(run(folder, tmp_path / "out", method="naive", num_negatives=60, near_copies=None))
+    forms = [normalise(text) for text in row.negatives]
+    assert normalise(TEXTS[0]) not in forms
+    assert len(forms) == len(set(forms)) == len({normalise(text) for text in TEXTS}) - 1
+
+
+def test_a_query_with_no_candidate_left_is_kept_without_and_counted(tmp_path: Path, notes) -> None:
+    folder = dataset(tmp_path / "dataset", [example("Open the socket", TEXTS[0])], TEXTS)
+    out = run(folder, tmp_path / "out", method="absolute", threshold=-2.0)
+    assert read_examples(out)[0].negatives == ()
+    assert read_manifest(out).headline["mining.short_queries"] == 1
+    assert any("(1 have none)" in text for text in notes())
+    assert "1 have none" in (out / "report.md").read_text()
+
+
+def test_vectors_that_are_no_numbers_are_refused_and_leave_nothing(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda self, texts, report: encode(self, texts, report) * np.nan)
+    with pytest.raises(UserError, match="vector 0 of the queries is not finite"):
+        run(plain, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_index_in_place_of_the_exact_search_finds_the_same_in_a_small_corpus(plain: Path, tmp_path: Path) -> None:
+    exact = run(plain, tmp_path / "exact", method="naive")
+    about = run(plain, tmp_path / "about", method="naive", search={"index": "HNSW16", "effort": 200})
+    assert scores_of(about) == scores_of(exact)
+    with pytest.raises(UserError, match="IVF4096"):
+        run(plain, tmp_path / "none", search={"index": "IVF4096,Flat"})
 
 
 def test_a_folder_of_another_kind_is_refused(plain: Path, tmp_path: Path) -> None:

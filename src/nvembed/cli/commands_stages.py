@@ -49,14 +49,22 @@ def prepare(recipe: str, overrides: tuple[str, ...], out: Path, eval_out: Path, 
 @recipe_options
 @_folder("--dataset", "What `nvembed prepare` wrote.")
 @_folder("--out", "Folder for the dataset with its hard negatives.")
-def mine(recipe: str, overrides: tuple[str, ...], dataset: Path, out: Path) -> None:
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Shares of the passages, searched one after another; what comes out is the same.",
+)
+def mine(recipe: str, overrides: tuple[str, ...], dataset: Path, out: Path, shards: int) -> None:
     """Mine hard negatives. Vectors and neighbours that an earlier attempt found are kept."""
     checked = read_recipe(recipe, overrides)
     _needs(dataset, "--dataset")
     _begin(out)
     from nvembed.steps import mine_hard_negatives
 
-    mine_hard_negatives(section_json(checked.mining), section_json(checked.resources), str(dataset), str(out))
+    mining, resources = section_json(checked.mining), section_json(checked.resources)
+    mine_hard_negatives(mining, resources, str(dataset), str(out), shards=shards)
     _done(out)
 
 

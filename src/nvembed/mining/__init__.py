@@ -5,7 +5,7 @@ positive-aware rule of NV-Retriever (arXiv 2407.15831) throws out those so close
 positive, that they are probably unlabelled answers. The nearest of what is left are the hard negatives.
 """
 
-from nvembed.mining.miner import mine
+from nvembed.mining.miner import mine, mine_in_shards
 from nvembed.mining.rules import DROPS, Choice, choose, score_ceiling
 from nvembed.mining.search import pair_scores, top_k
 from nvembed.mining.shards import mine_shard, plan_shards, shard_from_json
@@ -15,6 +15,7 @@ __all__ = [
     "Choice",
     "choose",
     "mine",
+    "mine_in_shards",
     "mine_shard",
     "pair_scores",
     "plan_shards",

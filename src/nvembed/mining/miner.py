@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from nvembed.mining.pools import Pool, read_pools
 from nvembed.mining.report import write_report
 from nvembed.mining.result import Mined, Tally
 from nvembed.mining.selection import Chosen, select
-from nvembed.mining.shards import check_shards
+from nvembed.mining.shards import check_shards, mine_shard, plan_shards, shard_from_json
 from nvembed.mining.teachers import Teachers
 
 if TYPE_CHECKING:
@@ -64,6 +65,17 @@ def mine(
             link_tree(dataset / "corpus", folder / "corpus")
             write_report(folder, mining, mined)
             _write_manifest(folder, mining, source, examples, mined)
+
+
+def mine_in_shards(mining: Mining, resources: Resources, dataset: Path, out: Path, shards: int) -> None:
+    """`mine`, with the passages divided into shares that are searched one after another: the same folder."""
+    with tempfile.TemporaryDirectory(prefix="neighbours-", dir=out.parent) as place:
+        folders = []
+        for text in plan_shards(mining, shards):
+            number, of = shard_from_json(text)
+            folders.append(Path(place) / str(number))
+            mine_shard(mining, resources, dataset, number, of, folders[-1])
+        mine(mining, resources, dataset, out, prepared=folders)
 
 
 def _mine_pool(mining: Mining, teachers: Teachers, pool: Pool, shards: Sequence[Path], tally: Tally) -> Chosen:

@@ -62,14 +62,21 @@ def mine_hard_negatives(
     mined: str,
     report: str | None = None,
     prepared: Sequence[str] = (),
+    *,
+    shards: int = 1,
 ) -> None:
-    """The teachers find hard negatives for the dataset's retrieval examples; `prepared` is what shards found."""
-    from nvembed.mining import mine
+    """The teachers find hard negatives for the dataset's retrieval examples.
 
-    section = section_from_json(Mining, mining)
+    `prepared` is what shards found; without it so many `shards` are searched here, one after another.
+    """
+    from nvembed.mining import mine, mine_in_shards
+
+    section, where = section_from_json(Mining, mining), section_from_json(Resources, resources)
     with task("mine_hard_negatives", section.model_dump(mode="json")) as run:
-        folders = [Path(folder) for folder in prepared]
-        mine(section, section_from_json(Resources, resources), Path(dataset), Path(mined), prepared=folders)
+        if shards > 1 and not prepared:
+            mine_in_shards(section, where, Path(dataset), Path(mined), shards)
+        else:
+            mine(section, where, Path(dataset), Path(mined), prepared=[Path(folder) for folder in prepared])
         run.log_dataset("mined", read_manifest(mined))
         run.log_folder(Path(mined))
         copy_report(Path(mined), report)
