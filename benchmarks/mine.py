@@ -38,6 +38,7 @@ from mine_exact import Exact, compare, describe_data, exact
 OURS = ("nvembed, auto", "nvembed, float32")
 GROWING = (*OURS, "sentence-transformers, faiss, lists")
 MILLION = (*OURS, "search: faiss IndexFlatIP")
+MANY = 1_000_000
 
 
 def main() -> None:
@@ -73,13 +74,15 @@ def main() -> None:
         print("\n" + ", ".join(f"{name} {value:.3g}" for name, value in facts["data"].items()))
         for title, search in (("mining", False), ("search", True)):
             group = [name for name in names if name.startswith("search:") == search]
-            facts[title] = measure(folder, group, asked, data, truth)
-            report(f"{title}: {asked.documents:,} × {asked.dim}, {asked.queries:,} queries", facts[title])
+            if group:
+                facts[title] = measure(folder, group, asked, data, truth)
+                report(f"{title}: {asked.documents:,} × {asked.dim}, {asked.queries:,} queries", facts[title])
         if asked.growth:
             facts["growth"] = growth(folder, [name for name in names if name in GROWING], asked)
-    if asked.million:
-        facts["million"] = million([name for name in names if name in MILLION], asked)
-        report(f"a million documents × {asked.dim}, {asked.queries:,} queries, one run", facts["million"])
+    largest = [name for name in names if name in MILLION]
+    if asked.million and largest:
+        facts["million"] = million(largest, asked)
+        report(f"{MANY:,} documents × {asked.dim}, {asked.queries:,} queries, one run", facts["million"])
     if asked.out:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
@@ -163,7 +166,7 @@ def growth(folder: Path, names: list[str], asked: argparse.Namespace) -> list[di
         contender.run(asked.queries, asked.documents, asked.k, asked.depth)
     rows = []
     print(f"\nseconds of mining as one of {whole} changes (k is half of the depth)")
-    print(f"{'':24}" + "".join(f"{name[-24:]:>26}" for name in names))
+    print(f"{'':24}" + "".join(f"{name.replace('sentence-transformers', 'ST'):>20}" for name in names))
     for what, values in parts.items():
         for value in values:
             size = {**whole, what: value}
@@ -171,7 +174,7 @@ def growth(folder: Path, names: list[str], asked: argparse.Namespace) -> list[di
             turns = [[contender.run(*run)["seconds"] for contender in contenders] for _ in range(min(3, asked.repeats))]
             medians = [statistics.median(values) for values in zip(*turns, strict=True)]
             rows.append({"changed": what, **size, "seconds": dict(zip(names, medians, strict=True))})
-            print(f"{what:12}{value:12,}" + "".join(f"{seconds:26.2f}" for seconds in medians), flush=True)
+            print(f"{what:12}{value:12,}" + "".join(f"{seconds:20.2f}" for seconds in medians), flush=True)
     for contender in contenders:
         contender.end()
     return rows
@@ -182,7 +185,7 @@ def million(names: Iterable[str], asked: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="nvembed-mine-") as place:
         folder = Path(place)
-        make(folder, asked.queries, 1_000_000, asked.dim)
+        make(folder, asked.queries, MANY, asked.dim)
         data = read(folder, in_memory=False)
         truth = exact(data.part(min(500, asked.queries), len(data.documents)), asked.k, asked.depth)
         for name in names:
@@ -208,7 +211,7 @@ def report(title: str, found: dict[str, Any]) -> None:
         if rows["first"]["parts"]:
             last = (rows["runs"] or [rows["first"]])[-1]["parts"]
             print("    " + ", ".join(f"{part} {value:.2f}" for part, value in last.items()))
-    queries = next(iter(found.values()))["against_exact"]["of"] if found else 0
+    queries = next(iter(found.values()))["against_exact"]["of"]
     print(f"(differ: queries of {queries:,} with other ids than exact search gives; ties: of those, by equal scores)")
 
 
