@@ -142,14 +142,14 @@ def read_parts(folder: Path) -> Iterable[dict[str, Any]]:
         yield from table.to_pylist()
 
 
-def read_tables(folder: Path) -> Iterator[pa.Table]:
-    """All parts of a folder, in order, one table each. Raises UserError for what is no Parquet."""
+def read_tables(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """All parts of a folder, in order, one table each; None: all columns. Raises UserError for what is no Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     for file in sorted(folder.glob("*.parquet")):
         try:
-            table = pq.read_table(file)
+            table = pq.read_table(file, columns=None if columns is None else list(columns))
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{file}: cannot be read as Parquet ({error}); make the folder anew") from error
         yield table

@@ -28,6 +28,7 @@ from nvembed.mining.rules import normalise
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_PLACED = ("task_type", "source")
 _READ = ("query", "positive", "negatives", "query_instruction")
 
 
@@ -104,10 +105,11 @@ class Pool:
 
     def documents_of(self, numbers: np.ndarray) -> list[str]:
         """The texts of documents, whichever shelf they stand on."""
-        size = len(self.corpus)
-        places = np.concatenate([self.corpus.places, self.others.places])
-        assert numbers.size == 0 or numbers.max() < size + len(self.others)
-        return self.corpus.file.take(places[numbers])
+        return self.corpus.file.take(self._places[numbers])
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        return np.concatenate([self.corpus.places, self.others.places])
 
     def positives_of(self, query: int) -> np.ndarray:
         """Documents that are a positive of a query."""
@@ -129,7 +131,7 @@ def read_pools(dataset: Path, source: Manifest, file: TextFile) -> list[Pool]:
     pool_of = _pool_names(source)
     gathered: dict[str, _Gathering] = {}
     train = dataset / "train"
-    wanted = {name for table in read_tables(train) for name, _ in _retrieval(table, 0, pool_of)}
+    wanted = {name for table in read_tables(train, _PLACED) for name in _retrieval(table, pool_of)}
     for name, texts in _passages(dataset, wanted):
         gathered.setdefault(name, _Gathering(file)).corpus.add(texts)
     found = {name for name, pool in gathered.items() if len(pool.corpus.seen)}
@@ -137,9 +139,9 @@ def read_pools(dataset: Path, source: Manifest, file: TextFile) -> list[Pool]:
         which = f" for pool {missing[0]!r}" if missing[0] else ""
         raise UserError(f"{dataset}: has no corpus to mine{which}; make the dataset anew, or set mining.enabled=false")
     at = 0
-    for table in read_tables(train):
-        for name, (places, rows) in _retrieval(table, at, pool_of):
-            gathered[name].add_rows(places, rows)
+    for table in read_tables(train, [*_PLACED, *_READ]):
+        for name, places in _retrieval(table, pool_of).items():
+            gathered[name].add_rows(places + at, table.take(places))
         at += table.num_rows
     file.close()
     return [gathered[name].pool(name) for name in sorted(wanted)]
@@ -257,20 +259,13 @@ def _pool_names(source: Manifest) -> Mapping[str, str]:
     return {name: about.get("pool") or name for name, about in sources.items()}
 
 
-def _retrieval(
-    table: pa.Table, at: int, pool_of: Mapping[str, str]
-) -> Iterator[tuple[str, tuple[np.ndarray, pa.Table]]]:
-    """(pool, (places, rows)) of a part's retrieval rows, the part beginning at place `at`."""
-    import pyarrow as pa
+def _retrieval(table: pa.Table, pool_of: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Pool → places of its retrieval rows in a part."""
     import pyarrow.compute as pc
 
-    places = np.flatnonzero(pc.equal(table["task_type"], "retrieval").to_numpy(zero_copy_only=False))
-    names = np.array(
-        [pool_of.get(name, "") for name in table["source"].take(pa.array(places)).to_pylist()], dtype=object
-    )
-    for name in sorted(set(names)):
-        mine = places[names == name]
-        yield name, (mine + at, table.select(_READ).take(pa.array(mine)))
+    places = np.flatnonzero(pc.equal(table["task_type"], "retrieval").to_numpy())
+    names = np.array([pool_of.get(name, "") for name in table["source"].take(places).to_pylist()], dtype=object)
+    return {name: places[names == name] for name in sorted(set(names))}
 
 
 def _passages(dataset: Path, wanted: Iterable[str]) -> Iterator[tuple[str, list[str]]]:

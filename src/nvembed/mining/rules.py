@@ -22,7 +22,9 @@ Near = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def normalise(text: str) -> str:
     """The form in which texts are compared: Unicode's compatibility form, case folded, runs of space made one."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    # ASCII is its own compatibility form, and its lower case is its folded one
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(folded.split())
 
 
 def score_ceiling(method: Method, threshold: float, positive_scores: np.ndarray) -> np.ndarray:

@@ -216,7 +216,8 @@ class _Selection:
             at = which[part]
             inside = part - (np.cumsum(sizes) - sizes)[at]
             document = self.pool.positives[starts[at] + inside]
-            np.minimum.at(smallest, at, self.scorer.pair_scores(queries[at], document[:, None])[:, 0])
+            with np.errstate(invalid="ignore"):  # what is no number is refused by the search, with the text's number
+                np.minimum.at(smallest, at, self.scorer.pair_scores(queries[at], document[:, None])[:, 0])
         return smallest
 
 
