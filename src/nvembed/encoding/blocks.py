@@ -68,6 +68,7 @@ def encode_blocks(
     plan = plan_cached(model, **options)
     blocks = [block for number, block in enumerate(cut_blocks(keys)) if only(number)]
     sizes = [block.stop - block.start for block in blocks]
+    made = made_by(model, plan, "") | {"before": prefix}  # once: the weights are read for it
     progress, files = Progress(options.get("label", "embedding"), sum(sizes)), []
     encoder: TextEncoder | None = None
     with contextlib.ExitStack() as stack:
@@ -80,7 +81,7 @@ def encode_blocks(
                 return encode_distinct(encoder, whole, lambda now: progress.update(done + now))
 
             digest = hashlib.sha256(np.ascontiguousarray(keys[block], dtype="<u8").tobytes()).hexdigest()
-            files.append(kept_vectors({**made_by(model, plan, digest), "before": prefix}, make))
+            files.append(kept_vectors({**made, "texts": digest}, make))
             progress.update(done + block.stop - block.start)
     empty = plan.empty(0)
     return Parts(files, sizes, empty.shape[1], empty.dtype.name)

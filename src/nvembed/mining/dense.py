@@ -63,9 +63,9 @@ class DenseTeacher:
         others = self._embed(pool.others, "embedding other texts", share, prefix=before)
         self._documents = self._corpus + others if len(pool.others) else self._corpus
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Digest of the model."""
+        """Digest of the model, whose weights are read for it."""
         return self._model.fingerprint()
 
     def nearest(self, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +88,10 @@ class DenseTeacher:
         return kept_search(made, lambda: self._search(self._queries[queries], depth))
 
     def pair_scores(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        """(q, m) float32, the score of each query with documents (q, m), candidates or not."""
-        return pair_scores(self._queries[queries], self._documents, documents)
+        """(q, m) float32, the score of each query with documents (q, m), candidates or not; -inf for a document -1."""
+        scores = pair_scores(self._queries[queries], self._documents, np.maximum(documents, 0))
+        scores[documents < 0] = -np.inf
+        return scores
 
     def _search(self, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         if self._mining.search.index == "exact":
@@ -100,8 +102,8 @@ class DenseTeacher:
         """About the nearest, by an index; their scores are exact all the same."""
         asked, depth = self._mining.search, min(depth, len(self._corpus))
         found = self._index.search(queries, depth, effort=asked.effort)
-        scores = pair_scores(queries, self._corpus, np.maximum(found, 0))
-        scores[found < 0] = -np.inf
+        exact = pair_scores(queries, self._corpus, np.maximum(found, 0))
+        scores = np.where(found < 0, np.float32(-np.inf), exact)
         order = np.lexsort((found, -scores), axis=1)
         return np.take_along_axis(found, order, axis=1), np.take_along_axis(scores, order, axis=1)
 

@@ -38,7 +38,7 @@ class Scorer(Protocol):
         """Documents (q, m) int64 and scores (q, m) float32, best first, m at most `depth`; -1 where there are fewer."""
 
     def pair_scores(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        """(q, m) float32, the score of each query with documents (q, m), candidates or not."""
+        """(q, m) float32, the score of each query with documents (q, m), candidates or not; -inf for a document -1."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ def select(scorers: Sequence[Scorer], pool: Pool, mining: Mining, tally: Tally, 
         first.documents = _union(pool, found, first.documents.shape[1], mining.num_negatives)
     for rows in _blocks(np.arange(len(pool.rows)), _ROWS):
         documents = first.documents[rows]
-        known = scorers[0].pair_scores(pool.query_of_row[rows], np.maximum(documents, 0))
+        known = scorers[0].pair_scores(pool.query_of_row[rows], documents)
         first.scores[rows] = np.where(documents >= 0, known, np.nan)
     return first
 
