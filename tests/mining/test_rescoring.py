@@ -211,4 +211,3 @@ def test_code_of_its_own_is_not_run(bert: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text("raise RuntimeError('was run')")
     refused(lambda: load(folder), "asks for code of its own; set its trust_remote_code=true")
-
