@@ -51,12 +51,22 @@ def test_every_list_looked_into_is_an_exact_search() -> None:
     np.testing.assert_array_equal(index.search(QUERIES, 20, effort=64), EXACT)
 
 
-@pytest.mark.parametrize("factory", ["HNSW16", "IVF64,Flat", "IVF32_HNSW8,SQ8"])
-def test_the_same_index_comes_of_the_same_seed_and_any_block(factory: str) -> None:
-    first = ApproximateIndex(DOCUMENTS, factory, seed=3)
-    again = ApproximateIndex(DOCUMENTS, factory, seed=3)
-    assert (faiss.serialize_index(first._index) == faiss.serialize_index(again._index)).all()
-    np.testing.assert_array_equal(first.search(QUERIES, 20, effort=4), again.search(QUERIES, 20, effort=4))
+@pytest.mark.parametrize(
+    ("factory", "threads"),
+    [("HNSW16", (1, 4)), ("IVF64,Flat", (4, 4)), ("IVF32_HNSW8,SQ8", (4, 4)), ("PCA16,IVF32,Flat", (4, 4))],
+)
+def test_the_same_index_comes_of_the_same_seed(factory: str, threads: tuple[int, int]) -> None:
+    built = []
+    before = faiss.omp_get_max_threads()
+    try:
+        for count in threads:
+            faiss.omp_set_num_threads(count)
+            built.append(ApproximateIndex(DOCUMENTS, factory, seed=3, block=1500))
+    finally:
+        faiss.omp_set_num_threads(before)
+    one, other = built
+    assert (faiss.serialize_index(one._index) == faiss.serialize_index(other._index)).all()
+    np.testing.assert_array_equal(one.search(QUERIES, 20, effort=4), other.search(QUERIES, 20, effort=4))
 
 
 def test_lists_do_not_depend_on_blocks_but_on_the_seed() -> None:
@@ -83,7 +93,7 @@ def test_the_number_of_threads_is_left_as_it_was() -> None:
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(3)
     try:
-        ApproximateIndex(DOCUMENTS[:100], "HNSW8")
+        ApproximateIndex(DOCUMENTS[:100], "PCA8,Flat")
         assert faiss.omp_get_max_threads() == 3
     finally:
         faiss.omp_set_num_threads(before)

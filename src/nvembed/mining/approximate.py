@@ -21,8 +21,8 @@ _EXAMPLES = "'HNSW32' (a graph) or 'IVF1024,Flat' (1024 lists)"
 class ApproximateIndex:
     """An index by inner product, built from vectors that may be memory-mapped: blocks of them are read.
 
-    The same vectors, factory, seed and faiss give the same index: a graph is built by one thread, since with several
-    its edges depend on which comes first.
+    The same vectors, factory, seed and block give the same index on one machine. Of a graph that holds from faiss 1.15
+    on alone, whatever the number of threads; before, its edges depended on which thread came first.
 
     Attributes:
         lists: how many lists an inverted file has, 0 for other kinds.
@@ -53,9 +53,7 @@ class ApproximateIndex:
         if inverted is not None:
             inverted.cp.seed = seed
             inverted.cp.min_points_per_centroid = 1  # faiss prints its warning past the log
-        is_graph = re.search("HNSW|NSG|NNDescent", factory, re.IGNORECASE) is not None
-        with self._one_thread() if is_graph else contextlib.nullcontext():
-            self._build(documents, seed, block)
+        self._build(documents, seed, block)
 
     def search(self, queries: np.ndarray, fetch: int, *, effort: int | None = None) -> np.ndarray:
         """Candidates near each query.
@@ -101,7 +99,8 @@ class ApproximateIndex:
         progress = Progress("indexing", len(documents))
         try:
             if not self._index.is_trained:
-                self._index.train(self._sample(documents, seed))
+                with self._one_thread() if self._is_transformed() else contextlib.nullcontext():
+                    self._index.train(self._sample(documents, seed))
             for start in range(0, len(documents), block):
                 self._index.add(self._finite(documents[start : start + block], range(start, len(documents))))
                 progress.update(min(start + block, len(documents)))
@@ -138,6 +137,10 @@ class ApproximateIndex:
         }
         for name in known & set(wanted):
             space.set_index_parameter(self._index, name, wanted[name])
+
+    def _is_transformed(self) -> bool:
+        """Whether vectors are rotated first (PCA, OPQ), by a matrix that several threads never find quite alike."""
+        return isinstance(self._faiss.downcast_index(self._index), self._faiss.IndexPreTransform)
 
     @contextlib.contextmanager
     def _one_thread(self) -> Iterator[None]:
