@@ -12,6 +12,7 @@ the k. Where it could, that query is searched again in float32 for all that reac
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -239,8 +240,10 @@ def _merge(
 
 def _gather(documents: Rows, numbers: np.ndarray) -> torch.Tensor:
     """(m, dim) float32 rows; of an array in memory or mapped into it by several threads."""
-    if isinstance(documents, np.ndarray) and documents.flags.writeable:
-        return torch.from_numpy(documents).index_select(0, torch.from_numpy(numbers))
+    if isinstance(documents, np.ndarray) and documents.flags.c_contiguous:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a map is not writable: nothing is written
+            return torch.from_numpy(documents).index_select(0, torch.from_numpy(numbers)).float()
     return torch.from_numpy(np.ascontiguousarray(documents[numbers]))
 
 
