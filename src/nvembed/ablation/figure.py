@@ -39,7 +39,7 @@ def draw_forest(content: dict[str, Any], file: Path) -> None:
     under = (
         f"test split, {len(content['seeds'])} seeds; bars: {content['confidence']:.0%} intervals over seeds and items"
     )
-    under += ", ticks: single seeds"
+    under += ", ticks: single seeds; arrows: beyond the scale"
     figure.text(0.14 / width, 1 - 0.4 / height, under, fontsize=9, color=GREY, va="top")
     place = 0.14
     for verdict, colour in COLOURS.items():
@@ -65,7 +65,8 @@ def _draw_task(
         for d in f["differences"]
         if d["task"] == task
     }
-    ends = [0.0, *(d[end] for d in found.values() for end in ("low", "high"))]
+    cap = _cap(list(found.values()))
+    ends = [0.0, *(max(-cap, min(cap, d[end])) for d in found.values() for end in ("low", "high"))]
     room = max(max(ends) - min(ends), 0.01)
     axes.set_xlim(min(ends) - 0.08 * room, max(ends) + 0.4 * room)
     metric = next(d["metric"] for d in found.values())
@@ -79,7 +80,7 @@ def _draw_task(
         if variant == family["baseline"]:
             axes.plot([0], [place], "D", markersize=5, color="white", markeredgecolor=INK, zorder=3)
             continue
-        _draw_difference(axes, place, found[name, variant], max(ends) + 0.37 * room)
+        _draw_difference(axes, place, found[name, variant], cap, max(ends) + 0.37 * room)
     _draw_spine(axes, content, rows, task)
     _frame(axes, rows, names, labels=labels)
 
@@ -97,10 +98,21 @@ def _draw_spine(axes: Axes, content: dict[str, Any], rows: list[tuple[str, str |
             )
 
 
-def _draw_difference(axes: Axes, place: int, row: dict[str, Any], edge: float) -> None:
+def _cap(rows: list[dict[str, Any]]) -> float:
+    """Where bars are cut, so that one wide interval (a training that collapsed) does not flatten all others."""
+    reaches = sorted(max(abs(row["low"]), abs(row["high"])) for row in rows)
+    return max(3 * reaches[len(reaches) // 2], 1.2 * max(abs(row["mean"]) for row in rows), 0.005)
+
+
+def _draw_difference(axes: Axes, place: int, row: dict[str, Any], cap: float, edge: float) -> None:
     colour = COLOURS[row["verdict"]]
-    axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=2.4, alpha=0.5, solid_capstyle="round")
-    axes.plot(row["seeds"], [place] * len(row["seeds"]), "|", color=colour, markersize=7, markeredgewidth=1, zorder=2)
+    low, high = max(row["low"], -cap), min(row["high"], cap)
+    axes.plot([low, high], [place] * 2, color=colour, linewidth=2.4, alpha=0.5, solid_capstyle="round")
+    for end, cut, mark in ((low, row["low"] < -cap, "<"), (high, row["high"] > cap, ">")):
+        if cut:
+            axes.plot([end], [place], mark, color=colour, markersize=6, zorder=2)
+    seeds = [seed for seed in row["seeds"] if abs(seed) <= cap]
+    axes.plot(seeds, [place] * len(seeds), "|", color=colour, markersize=7, markeredgewidth=1, zorder=2)
     axes.plot([row["mean"]], [place], "o", markersize=6.5, color=colour, markeredgecolor="white", zorder=3)
     weight = "normal" if row["verdict"] == "not resolved" else "bold"
     axes.text(edge, place, signed(row["mean"]), fontsize=8.5, color=INK, va="center", ha="right", fontweight=weight)

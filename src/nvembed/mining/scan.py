@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 GROUP = 32
+_COLUMNS = 8192  # of a product at a time on a CPU
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -92,11 +93,37 @@ def choose_product(queries: torch.Tensor, block: torch.Tensor) -> Product:
     """What multiplies matrices faster here: in float32 on a CPU torch has two libraries for it, BLAS and oneDNN.
 
     On some processors one is twice as fast as the other. The search's answer does not depend on which is taken.
+    What a product returns holds until the next one.
     """
-    if queries.dtype != torch.float32 or queries.device.type != "cpu" or not _has_onednn():
-        return torch.mm
-    known: list[Product] = [torch.mm, _onednn]
-    return min(known, key=lambda product: _seconds(product, queries[:256], block[:4096]))
+    known: list[Product] = [torch.mm]
+    if queries.dtype == torch.float32 and queries.device.type == "cpu" and _has_onednn():
+        known.append(_onednn)
+    fastest = known[0]
+    if len(known) > 1:
+        fastest = min(known, key=lambda product: _seconds(product, queries[:256], block[:4096]))
+    return fastest if queries.device.type != "cpu" else _Reused(fastest)
+
+
+class _Reused:
+    """Products into one place over and over, some columns at a time.
+
+    Fresh memory for each would cost a page fault every 4 kB, and a slice of scores is still in the cache when it is
+    stored.
+    """
+
+    def __init__(self, product: Product) -> None:
+        self._product = product
+        self._place = torch.empty(0)
+
+    def __call__(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        rows, columns = len(one), other.shape[1]
+        if self._place.numel() < rows * columns or self._place.dtype != one.dtype:
+            self._place = one.new_empty(rows * columns)
+        scores = self._place[: rows * columns].view(rows, columns)
+        for start in range(0, columns, _COLUMNS):
+            part = slice(start, start + _COLUMNS)
+            scores[:, part] = self._product(one, other[:, part])
+        return scores
 
 
 def _has_onednn() -> bool:

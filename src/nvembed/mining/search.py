@@ -26,9 +26,11 @@ from nvembed.mining.scan import GROUP, Scan, choose_product, exact_sums
 if TYPE_CHECKING:
     from nvembed.modeling.batching import Precision
 
-QUERY_BLOCK = 512
-DOCUMENT_BLOCK = 8192
+QUERY_BLOCK = 256
+_DOCUMENT_BLOCK = (8192, 131_072)  # documents looked at together, at least and at most
+_BLOCK_NUMBERS = 2**26  # of their vectors, between the two
 _QUERIES_AT_ONCE = 65_536  # whose lists are held while the documents go by
+_ROWS = 2048  # documents brought into the products' type at once
 _NUMBERS = 2**18  # of document vectors scored at once: as doubles they fit into a core's cache
 _ROUNDING = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}  # of a product that is stored; twice the half ulp
 
@@ -52,7 +54,7 @@ def top_k(
     device: str = "cpu",
     precision: Precision = "auto",
     query_block: int = QUERY_BLOCK,
-    document_block: int = DOCUMENT_BLOCK,
+    document_block: int | None = None,
     label: str = "searching",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `k` documents with the greatest inner product for each query.
@@ -63,7 +65,8 @@ def top_k(
         k: how many; with fewer documents than `k`, all of them.
         device: where the products are computed.
         precision: of the first pass; `auto` is bf16 where the device is faster in it. The answer is the same.
-        query_block, document_block: rows at once; `query_block * document_block` scores exist at a time.
+        query_block, document_block: rows at once; `query_block * document_block` scores exist at a time. None: as many
+            as a block of vectors of some hundred megabytes holds.
         label: what the progress line says.
 
     Returns:
@@ -105,7 +108,7 @@ def pair_scores(queries: np.ndarray, documents: Rows, indices: np.ndarray) -> np
     for start in range(0, len(indices), rows):
         part = slice(start, start + rows)
         near = _gather(documents, indices[part].ravel()).double().view(*indices[part].shape, -1)
-        query = torch.from_numpy(np.ascontiguousarray(queries[part])).double()
+        query = torch.from_numpy(np.array(queries[part], dtype=np.float64))
         scores[part] = (near * query[:, None, :]).sum(dim=2).float().numpy()
     return scores
 
@@ -114,18 +117,20 @@ class _Search:
     """One corpus, searched for any queries."""
 
     def __init__(
-        self, documents: Rows, k: int, dtype: torch.dtype, device: str, query_block: int, document_block: int
+        self, documents: Rows, k: int, dtype: torch.dtype, device: str, query_block: int, document_block: int | None
     ) -> None:
         self.documents, self.k, self.dtype, self.device = documents, k, dtype, device
         self.query_block = query_block
+        least, most = _DOCUMENT_BLOCK
+        document_block = document_block or max(least, min(most, _BLOCK_NUMBERS // max(1, documents.shape[1])))
         self.document_block = -(-document_block // GROUP) * GROUP
-        spare = max(32, k // 2) if dtype == torch.bfloat16 else 16
+        spare = max(64, k) if dtype == torch.bfloat16 else 16
         self.keep = min(k + spare, len(documents))
         self.norm = self.lost = 0.0  # greatest length of a document, and of what rounding took from one
 
     def run(self, queries: np.ndarray, report: Any) -> tuple[np.ndarray, np.ndarray]:
         """(q, k) indices and scores. `report` hears how many pairs are done."""
-        rounded = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(self.device).to(self.dtype)
+        rounded = torch.from_numpy(np.array(queries, dtype=np.float32)).to(self.device).to(self.dtype)
         scans: list[Scan] = []
         done = 0
         for first, block in self._blocks():
@@ -150,14 +155,20 @@ class _Search:
 
     def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         for start in range(0, len(self.documents), self.document_block):
-            whole = torch.from_numpy(np.array(self.documents[start : start + self.document_block], dtype=np.float32))
-            block = whole.to(self.device).to(self.dtype)
-            lengths = torch.linalg.vector_norm(whole, dim=1)
-            _refuse_unfinished(lengths, "documents", start)
-            self.norm = max(self.norm, float(lengths.max()))
-            if self.dtype != torch.float32:
-                lost = whole.to(self.device) - block.float()
-                self.lost = max(self.lost, float(torch.linalg.vector_norm(lost, dim=1).max()))
+            stop = min(start + self.document_block, len(self.documents))
+            width = self.documents.shape[1]
+            block = torch.empty(stop - start, width, dtype=self.dtype, device=self.device)
+            for at in range(start, stop, _ROWS):  # so few that they stay in the cache
+                whole = torch.from_numpy(np.array(self.documents[at : min(at + _ROWS, stop)], dtype=np.float32))
+                lengths = torch.linalg.vector_norm(whole, dim=1)
+                _refuse_unfinished(lengths, "documents", at)
+                self.norm = max(self.norm, float(lengths.max()))
+                whole = whole.to(self.device)
+                part = block[at - start : at - start + len(whole)]
+                part.copy_(whole)
+                if self.dtype != torch.float32:
+                    lost = torch.linalg.vector_norm(whole - part.float(), dim=1)
+                    self.lost = max(self.lost, float(lost.max()))
             yield start, block
 
     def _slack(self, queries: np.ndarray, rounded: torch.Tensor) -> np.ndarray:
@@ -190,20 +201,58 @@ class _Search:
 
     def _again(self, queries: np.ndarray, indices: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Search in float32 for every document that may reach the k-th score found so far, and order all of them."""
-        rounded = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(self.device)
+        rounded = torch.from_numpy(np.array(queries, dtype=np.float32)).to(self.device)
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
         slack = (2 * queries.shape[1] + 4) * 2.0**-24 * lengths * (self.norm + self.lost)
+        product, found = None, _Found(queries, self.documents, indices, scores)
         for start in range(0, len(self.documents), self.document_block):
             block = torch.from_numpy(np.array(self.documents[start : start + self.document_block], dtype=np.float32))
-            products = rounded @ block.to(self.device).T
-            floor = torch.from_numpy((scores[:, -1] - slack).astype(np.float32) - 1e-7).to(self.device)
-            row, column = (t.cpu().numpy() for t in (products >= floor[:, None]).nonzero(as_tuple=True))
-            for at in range(0, len(row), _NUMBERS):
-                some = slice(at, at + _NUMBERS)
-                number = column[some] + start
-                exact = pair_scores(queries[row[some]], self.documents, number[:, None])[:, 0]
-                indices, scores = _merge(indices, scores, row[some], number, exact)
-        return indices, scores
+            block = block.to(self.device)
+            product = product or choose_product(rounded, block)
+            floor = torch.from_numpy((found.scores[:, -1] - slack).astype(np.float32) - 1e-7).to(self.device)
+            row, column = (product(rounded, block.T) >= floor[:, None]).nonzero(as_tuple=True)
+            found.add(row.cpu().numpy(), column.cpu().numpy() + start)
+        return found.settle()
+
+
+class _Found:
+    """The k best of each query so far, (q, k), and documents that may be among them, scored when there are many.
+
+    Attributes:
+        indices, scores: of what is settled.
+    """
+
+    def __init__(self, queries: np.ndarray, documents: Rows, indices: np.ndarray, scores: np.ndarray) -> None:
+        self._queries, self._documents = queries, documents
+        self.indices, self.scores = indices, scores
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, row: np.ndarray, number: np.ndarray) -> None:
+        """Pairs of a query and a document."""
+        for at in range(0, len(row), _NUMBERS):
+            self._waiting.append((row[at : at + _NUMBERS], number[at : at + _NUMBERS]))
+            if sum(len(rows) for rows, _ in self._waiting) >= _NUMBERS:
+                self.settle()
+
+    def settle(self) -> tuple[np.ndarray, np.ndarray]:
+        """Score what waits and keep the k best of each query, each document once."""
+        q, k = self.indices.shape
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return self.indices, self.scores
+        row, number = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
+        exact = pair_scores(self._queries[row], self._documents, number[:, None])[:, 0]
+        rows = np.concatenate([np.repeat(np.arange(q), k), row])
+        numbers = np.concatenate([self.indices.ravel(), number])
+        values = np.concatenate([self.scores.ravel(), exact])
+        order = np.lexsort((numbers, -values, rows))
+        rows, numbers, values = rows[order], numbers[order], values[order]
+        # A document met twice has one score, so its two entries stand side by side.
+        fresh = np.r_[True, (rows[1:] != rows[:-1]) | (numbers[1:] != numbers[:-1])]
+        rows, numbers, values = rows[fresh], numbers[fresh], values[fresh]
+        places = np.searchsorted(rows, np.arange(q))[:, None] + np.arange(k)
+        self.indices, self.scores = numbers[places], values[places]
+        return self.indices, self.scores
 
 
 def _best(documents: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -218,24 +267,6 @@ def _best(documents: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray
     order = (best >> 32).astype(np.int32)
     found = np.where(order < 0, order ^ np.int32(0x7FFFFFFF), order).astype(np.int32).view(np.float32)
     return 0xFFFFFFFF - (best & 0xFFFFFFFF), found
-
-
-def _merge(
-    indices: np.ndarray, scores: np.ndarray, row: np.ndarray, number: np.ndarray, exact: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of lists (q, k) and of further (row, document, score), each document once."""
-    q, k = indices.shape
-    rows = np.concatenate([np.repeat(np.arange(q), k), row])
-    numbers = np.concatenate([indices.ravel(), number])
-    values = np.concatenate([scores.ravel(), exact])
-    order = np.lexsort((numbers, -values, rows))
-    rows, numbers, values = rows[order], numbers[order], values[order]
-    # A document met twice has one score, so its two entries stand side by side.
-    fresh = np.r_[True, (rows[1:] != rows[:-1]) | (numbers[1:] != numbers[:-1])]
-    rows, numbers, values = rows[fresh], numbers[fresh], values[fresh]
-    starts = np.searchsorted(rows, np.arange(q))
-    places = starts[:, None] + np.arange(k)
-    return numbers[places], values[places]
 
 
 def _gather(documents: Rows, numbers: np.ndarray) -> torch.Tensor:
