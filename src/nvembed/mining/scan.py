@@ -105,10 +105,9 @@ def choose_product(queries: torch.Tensor, block: torch.Tensor) -> Product:
 
 
 class _Reused:
-    """Products into one place over and over, some columns at a time.
+    """Products into one place over and over: fresh memory for each would cost a page fault every 4 kB.
 
-    Fresh memory for each would cost a page fault every 4 kB, and a slice of scores is still in the cache when it is
-    stored.
+    oneDNN cannot be told where to write: it gives some columns at a time, still in the cache when they are copied.
     """
 
     def __init__(self, product: Product) -> None:
@@ -120,6 +119,8 @@ class _Reused:
         if self._place.numel() < rows * columns or self._place.dtype != one.dtype:
             self._place = one.new_empty(rows * columns)
         scores = self._place[: rows * columns].view(rows, columns)
+        if self._product is torch.mm:
+            return torch.mm(one, other, out=scores)
         for start in range(0, columns, _COLUMNS):
             part = slice(start, start + _COLUMNS)
             scores[:, part] = self._product(one, other[:, part])

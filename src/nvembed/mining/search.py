@@ -26,7 +26,7 @@ from nvembed.mining.scan import GROUP, Scan, choose_product, exact_sums
 if TYPE_CHECKING:
     from nvembed.modeling.batching import Precision
 
-QUERY_BLOCK = 256
+QUERY_BLOCK = 512
 _DOCUMENT_BLOCK = (8192, 131_072)  # documents looked at together, at least and at most
 _BLOCK_NUMBERS = 2**26  # of their vectors, between the two
 _QUERIES_AT_ONCE = 65_536  # whose lists are held while the documents go by
