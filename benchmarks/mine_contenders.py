@@ -40,7 +40,9 @@ def ours(precision: str) -> Run:
         searched = time.perf_counter()
         own = pair_scores(data.query_vectors, data.document_vectors, data.positives[:, None])[:, 0]
         numbers: dict[str, int] = {}
-        keys = np.array([numbers.setdefault(normalise(text), len(numbers)) for text in data.documents])
+        keys = np.full(len(data.documents), -1, dtype=np.int64)  # of texts that came up
+        for place in np.unique(np.concatenate([near.ravel(), data.positives])).tolist():
+            keys[place] = numbers.setdefault(normalise(data.documents[place]), len(numbers))
         query_keys = np.array([numbers.setdefault(normalise(text), len(numbers)) for text in data.queries])
         checked = time.perf_counter()
         ceilings = score_ceiling("percentage", THRESHOLD, own)

@@ -8,6 +8,7 @@ ceiling. With several positives of one query the smallest of their scores makes 
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -189,17 +190,23 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def _is_in(keys: np.ndarray, banned: Sequence[Collection[int]]) -> np.ndarray:
-    """(q, m) bool: is `keys[i, j]` in `banned[i]`? One number a pair, so that one look-up serves."""
-    rows = np.repeat(np.arange(len(banned)), [len(row) for row in banned])
-    values = np.fromiter((key for row in banned for key in row), dtype=np.int64, count=len(rows))
-    width = 2 + max(int(keys.max(initial=0)), int(values.max(initial=0)))
-    return np.isin(np.arange(len(keys))[:, None] * width + keys + 1, rows * width + values + 1)
+    """(q, m) bool: is `keys[i, j]` in `banned[i]`?"""
+    sizes = np.fromiter(map(len, banned), dtype=np.int64, count=len(banned))
+    found = np.zeros(keys.shape, dtype=bool)
+    starts = np.cumsum(sizes) - sizes
+    values = np.fromiter(itertools.chain.from_iterable(banned), dtype=np.int64, count=int(sizes.sum()))
+    for place in range(int(sizes.max(initial=0))):  # most queries have one positive: as many rounds as the longest has
+        rows = np.flatnonzero(sizes > place)
+        found[rows] |= keys[rows] == values[starts[rows] + place][:, None]
+    return found
 
 
 def _seen_before(keys: np.ndarray) -> np.ndarray:
     """(q, m) bool: does the same text stand further to the left in the row?"""
-    width = 2 + int(keys.max(initial=0))
-    packed = np.arange(len(keys))[:, None] * width + keys + 1
-    first = np.zeros(packed.size, dtype=bool)
-    first[np.unique(packed, return_index=True)[1]] = True
-    return ~first.reshape(keys.shape)
+    ordered = np.sort(keys, axis=1)
+    twice = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))  # few rows
+    found = np.zeros(keys.shape, dtype=bool)
+    for row in twice:
+        found[row] = True
+        found[row, np.unique(keys[row], return_index=True)[1]] = False
+    return found
