@@ -26,7 +26,7 @@ class NearText:
 
         Args:
             threshold: Jaccard similarity, above 0 and at most 1. contained: share of words, likewise.
-            cached_words: words of all texts kept cut, about 150 bytes each; the least recently used go first.
+            cached_words: words of all texts kept cut, about 110 bytes each; the least recently used go first.
         """
         for name, share in (("threshold", threshold), ("contained", contained)):
             if not 0 < share <= 1:
