@@ -31,7 +31,7 @@ def write_report(folder: Path, mining: Mining, mined: Mined) -> None:
         document.table(("what", "how much"), _facts(mining, mined))
         document.heading("Candidates dropped")
         document.table(("because it is", "candidates"), _drops(mining, mined.tally))
-        document.heading("Worth a look: mined negatives nearest to their positive")
+        document.heading("Worth a look: the highest-scored negatives")
         document.table(("query", "positive", "hardest negative"), _pairs(mined.hardest(_EXAMPLES)))
         if suspects := mined.suspects(_EXAMPLES):
             document.heading("Likely answers that the rule kept out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,24 +80,27 @@ class Mined:
         return np.concatenate([np.empty(0, np.float32), *scores])
 
     def hardest(self, count: int) -> list[Pair]:
-        """Mined negatives that lie least below their positive."""
-        return self._nearest(count, [_first_mined(chosen) for _, chosen in self.pools])
+        """Mined negatives of the highest scores: where an unlabelled answer is likeliest to have come through."""
+        found = [(_first_mined(chosen), 0.0) for _, chosen in self.pools]
+        return self._first(count, found)
 
     def suspects(self, count: int) -> list[Pair]:
-        """Passages that the score rule dropped, those highest above the positive first: likely false negatives."""
-        return self._nearest(count, [(chosen.suspect, chosen.suspect_scores) for _, chosen in self.pools])
+        """Passages that the score rule dropped, those highest above their positive first: likely false negatives."""
+        found = [((chosen.suspect, chosen.suspect_scores), chosen.positive_scores) for _, chosen in self.pools]
+        return self._first(count, found)
 
-    def _nearest(self, count: int, found: list[tuple[np.ndarray, np.ndarray]]) -> list[Pair]:
+    def _first(self, count: int, found: list[tuple[tuple[np.ndarray, np.ndarray], Any]]) -> list[Pair]:
+        """Of each pool (documents, scores) of its rows and what a score is measured from: the greatest differences."""
         pairs: list[tuple[float, Pair]] = []
-        for (pool, chosen), (documents, scores) in zip(self.pools, found, strict=True):
-            gaps = np.where(documents >= 0, chosen.positive_scores - scores, np.inf)
-            for row in np.argsort(gaps, kind="stable")[:count]:
-                if not np.isfinite(gaps[row]):
+        for (pool, chosen), ((documents, scores), above) in zip(self.pools, found, strict=True):
+            order = np.where(documents >= 0, above - scores, np.inf)
+            for row in np.argsort(order, kind="stable")[:count]:
+                if not np.isfinite(order[row]):
                     break
                 texts = pool.documents_of(np.array([pool.positive_of_row[row], documents[row]]))
                 query = pool.queries.texts(pool.query_of_row[row : row + 1])[0]
                 pair = Pair(query, texts[0], float(chosen.positive_scores[row]), texts[1], float(scores[row]))
-                pairs.append((float(gaps[row]), pair))
+                pairs.append((float(order[row]), pair))
         return [pair for _, pair in sorted(pairs, key=lambda item: item[0])[:count]]
 
 
