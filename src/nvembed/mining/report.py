@@ -93,7 +93,7 @@ def _draw_drops(axes: Axes, mining: Mining, tally: Tally) -> None:
     axes.set_xlim(0, max(1.0, max(share)) * 1.45)
     axes.set(
         xlabel=f"share of the {tally.candidates:,} candidates (%)",
-        title=f"Candidates dropped; {tally.left:,} passed ({tally.left / tally.candidates:.1%})",
+        title=f"Candidates dropped; {tally.left / tally.candidates:.1%} passed",
     )
 
 
@@ -104,7 +104,7 @@ def _drops(mining: Mining, tally: Tally) -> list[tuple[str, int]]:
         "repeated": "a negative already",
         "shift": f"among the nearest {mining.shift}",
         "score": f"too close ({mining.method})",
-        "near": "nearly a copy of query or positive",
+        "near": "a near copy of these",
     }
     unused = {"shift"} if mining.method != "shifted" else set()
     unused |= {"score"} if mining.method in ("naive", "shifted") else set()
