@@ -15,6 +15,7 @@ from nvembed.core.artifacts import Manifest, output_folder, read_manifest, write
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.data import Example, read_examples, write_examples
+from nvembed.data.stages import carry_stages
 from nvembed.data.store import read_pools
 from nvembed.mining.report import write_report
 from nvembed.mining.result import MinedRow, Tally, count_short
@@ -60,6 +61,7 @@ def mine(mining: Mining, resources: Resources, dataset: Path, out: Path) -> None
     with output_folder(out) as folder:
         _write_rows(folder, examples, mined)
         _link_files(dataset / "corpus", folder / "corpus")
+        carry_stages(dataset, folder)
         write_report(folder, mining, [examples[place] for place in mined], list(mined.values()), tally)
         _write_manifest(folder, mining, source, examples, list(mined.values()), tally)
 
