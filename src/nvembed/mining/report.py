@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nvembed.core.artifacts import write_file
 from nvembed.data import Example
 from nvembed.data.document import Document
 from nvembed.mining.result import MinedRow, Tally, count_short
@@ -44,8 +43,7 @@ def write_report(
     else:
         why = "no retrieval rows" if mining.enabled else "mining.enabled is false"
         document.paragraph(f"Nothing was mined: {why}.")
-    write_file(folder / "report.md", document.markdown())
-    write_file(folder / "report.html", document.html())
+    document.write(folder)
 
 
 def describe_rule(mining: Mining) -> str:
