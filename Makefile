@@ -33,8 +33,9 @@ demo: check $(READY)  ## train, measure, track and register a model here (RECIPE
 	@$(BIN)/nvembed run --recipe $(RECIPE)
 	@echo "(nvembed lies in $(BIN): run \`source $(BIN)/activate\` once, or write $(BIN)/nvembed)"
 
+# A file stays on one worker, so what its tests share is made once; tests/conftest.py puts the long files first.
 test: $(READY)  ## the tests, without those that take minutes
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-all: $(READY)  ## every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +20,18 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
+
+LONG = (  # test files of more than twenty seconds, the longest first; `pytest --durations=0` tells
+    "training/test_ranks.py",
+    "test_pipeline.py",
+    "training/test_watching.py",
+    "training/test_stage.py",
+    "training/test_resume.py",
+    "training/test_bad_steps.py",
+    "training/test_what_is_trained.py",
+    "cli/test_stages.py",
+    "cli/test_run.py",
+)
 
 
 def nvembed(*arguments: str, cwd: Path, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -66,12 +80,32 @@ class TinyRun:
         return sorted(self.run_folder.glob("**/evaluate/results"))
 
 
+def made_once(folder: Path, make: Callable[[], Any]) -> Any:
+    """What `make` returns (plain JSON), called by the first process that asks for `folder`; others wait for it."""
+    from nvembed.core.artifacts import write_file
+    from nvembed.core.state import hold
+
+    folder.mkdir(exist_ok=True)
+    kept = folder / "made.json"
+    with hold(folder):
+        if not kept.is_file():
+            write_file(kept, json.dumps(make()))
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    folder = tmp_path_factory.mktemp("tiny")
-    done = nvembed("run", "--recipe", "tiny", "--output-dir", str(folder / "out"), cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return TinyRun(folder / "out", done.stdout)
+    """One run for all workers of pytest-xdist, which read it at the same time: write nothing into its run folder."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
+
+    def run() -> list[Any]:  # a run that failed is kept too: it would fail in the next worker as well
+        done = nvembed("run", "--recipe", "tiny", "--output-dir", str(folder / "out"), cwd=folder)
+        return [done.returncode, done.stdout, done.stderr]
+
+    code, stdout, stderr = made_once(folder, run)
+    assert code == 0, stdout + stderr
+    return TinyRun(folder / "out", stdout)
 
 
 @pytest.fixture(scope="session")
@@ -101,10 +135,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share the tiny run stay on one worker, so that it runs once."""
-    for item in items:
-        if "tiny_run" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("tiny"))
+    """Long files first (`--dist loadfile` gives out whole files in this order), so that none is begun last."""
+    turn = {ROOT / "tests" / name: at for at, name in enumerate(LONG)}
+    items.sort(key=lambda item: turn.get(item.path, len(LONG)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

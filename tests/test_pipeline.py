@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from nvembed.core.artifacts import read_manifest
+from nvembed.core.digests import digest_folder
 
 if TYPE_CHECKING:
     from conftest import TinyRun
@@ -86,6 +87,7 @@ def test_every_task_has_a_run_under_the_one_parent(tiny_run: TinyRun) -> None:
 def test_again_trains_nothing_and_registers_nothing_then_a_changed_stage_2_redoes_stage_2_alone(
     tiny_run: TinyRun,
 ) -> None:
+    shared = digest_folder(tiny_run.run_folder)
     again = run_tiny(tiny_run.out)
 
     assert cached(again) >= {"prepare_data", "mine_hard_negatives", "train_stage1", "train_stage2", "evaluate_stage2"}
@@ -99,6 +101,7 @@ def test_again_trains_nothing_and_registers_nothing_then_a_changed_stage_2_redoe
 
     assert cached(changed) >= {"prepare_data", "mine_hard_negatives", "train_stage1"}
     assert "train_stage2" not in cached(changed)
+    assert digest_folder(tiny_run.run_folder) == shared, "other tests read the first run's files at the same time"
 
 
 def test_the_compiled_yaml_matches_the_pipeline(tmp_path: Path) -> None:

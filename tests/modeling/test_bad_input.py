@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from modeling_helpers import DATA, TEXTS, furthest
@@ -17,6 +18,8 @@ from transformers import AutoModel, AutoTokenizer
 from nvembed import NVEmbedModel
 from nvembed.core.errors import UserError
 from nvembed.modeling.checkpoint import save_pretrained
+from nvembed.modeling.checks import check_section
+from nvembed.modeling.hf_model import NVEmbedTextModel
 from nvembed.modeling.random_backbone import byte_tokenizer, random_model
 from nvembed.recipe import Model
 
@@ -118,6 +121,45 @@ def test_a_backbones_damaged_weights_are_refused_and_the_tensor_named(section: S
     save_file(whole, file, {"format": "pt"})
     file.write_bytes(file.read_bytes()[:-100])
     refused(build, "model.backbone .* cannot be loaded")
+
+
+SIZELESS = {"model_type": "mistral", "architectures": ["MistralModel"]}
+
+
+@pytest.mark.parametrize("config", [SIZELESS, {"hidden_size": 4096}])
+def test_a_configuration_of_another_size_than_the_weights_is_refused_before_anything_is_built(
+    section: Section, backbone: Path, monkeypatch: pytest.MonkeyPatch, config: dict
+) -> None:
+    """Without sizes transformers takes Mistral's 7 billion parameters for granted: 28 GB."""
+    if config is SIZELESS:
+        (backbone / "config.json").write_text(json.dumps(config))
+    else:
+        change_config(backbone, **config)
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was built")
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", never)
+    before = psutil.Process().memory_info().rss
+    asked = section(backbone=str(backbone))
+    vocabulary = 32000 if config is SIZELESS else 259
+    message = rf"tensor embed_tokens\.weight has shape \(259, 32\), not \({vocabulary}, 4096\); weights and config"
+    refused(lambda: check_section(asked), message)
+    refused(lambda: NVEmbedModel.from_section(asked), message)
+    refused(lambda: NVEmbedModel.from_card(str(backbone)), message)
+    assert psutil.Process().memory_info().rss - before < 2**30
+
+
+def test_a_saved_models_configuration_of_another_size_is_refused_before_anything_is_built(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((published / "config.json").read_text())
+    change_config(published, text_config={**config["text_config"], "hidden_size": 4096})
+    monkeypatch.setattr(NVEmbedTextModel, "from_pretrained", None)
+    refused(
+        lambda: NVEmbedModel.from_pretrained(published),
+        r"tensor embedding_model\.embed_tokens\.weight has shape \(\d+, 64\), not \(\d+, 4096\)",
+    )
 
 
 def test_a_language_models_head_is_left_out_without_complaint(section: Section, tmp_path: Path) -> None:

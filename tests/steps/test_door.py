@@ -71,6 +71,13 @@ def test_a_mix_that_would_leave_nothing_to_judge_by_is_refused(override: str, sa
         check_recipe(load_recipe("nvembed-v2", ["resources.device=cpu", override]))
 
 
+def test_a_mix_without_a_source_for_one_of_the_stages_is_refused() -> None:
+    for number, other in ((1, 2), (2, 1)):
+        only = ["resources.device=cpu", "data.only=[nq]", f"data.sources.nq.stages=[{other}]"]
+        with pytest.raises(UserError, match=f"data.sources: stage {number} is left without examples"):
+            check_recipe(load_recipe("nvembed-v2", only))
+
+
 def test_a_gpu_recipe_without_a_gpu_is_refused() -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():

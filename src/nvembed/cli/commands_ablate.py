@@ -26,9 +26,9 @@ def ablate(
 ) -> None:
     """Compare variants of a recipe at one budget: which is better, worse, or not resolved.
 
-    Says first what will be done and how long it takes, by a few measured steps (once, a minute or two). Learning rates
-    are picked on dev, verdicts are on test. Killed and started again, it does only what is missing. Leaves
-    OUTPUT_DIR/ablate with report.html.
+    The recipe `ablate` takes about an hour on two cores. Says first what will be done and how long it takes here, by a
+    few measured steps (once, a minute or two). Learning rates are picked on dev, verdicts are on test. Killed and
+    started again, it does only what is missing. Leaves OUTPUT_DIR/ablate with report.html.
     """
     from nvembed.cli.preflight import check_writable
     from nvembed.core import lifeline

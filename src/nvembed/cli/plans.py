@@ -55,7 +55,7 @@ def show_plans(
     for name in stages:
         stage = getattr(recipe, name)
         check_settings(name, stage, recipe.model, recipe.resources)
-        lengths = token_lengths(recipe.model, stage, dataset) if dataset is not None else None
+        lengths = token_lengths(name, recipe.model, stage, dataset) if dataset is not None else None
         plans.append(make_plan(name, stage, recipe.model, machine, lengths=lengths, sizes=sizes))
     if as_json:
         click.echo(json.dumps([one.to_dict() for one in plans], indent=2))

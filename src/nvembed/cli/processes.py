@@ -7,14 +7,22 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvembed.core import lifeline
 from nvembed.core.progress import ENVIRONMENT as PROGRESS
+from nvembed.training.launch import GRACE, WORKER
+
+if TYPE_CHECKING:
+    import psutil
 
 _GRACE = 5.0
+TRAINING_GRACE = float(GRACE)
+"""Seconds for ranks to end the step they are in, which may itself take most of a minute on a CPU, and to write a
+checkpoint; torchrun gives them as long. Killed sooner they would lose all since their last checkpoint."""
+FINISHING = "finishing the step and writing a checkpoint; press Ctrl-C again to stop at once"
 
 
 @contextlib.contextmanager
@@ -31,8 +39,11 @@ def terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def end_tree(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all its descendants: asked first, killed after five seconds."""
+def end_tree(process: subprocess.Popen[bytes], *, tell: Callable[[str], None] | None = None) -> None:
+    """End a process and all its descendants: asked first, killed after five seconds, or a minute if some are training.
+
+    An interrupt (KeyboardInterrupt) meanwhile kills them at once. `tell` is told in a line if it may take a minute.
+    """
     import psutil
 
     if process.poll() is not None:
@@ -40,14 +51,28 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(process.pid)
         tree = [root, *root.children(recursive=True)]
-        for one in tree:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(tree[1:], timeout=_GRACE)
+        alive = tree[1:]
+        with contextlib.suppress(KeyboardInterrupt):
+            training = any(map(_is_training, tree))
+            if training and tell is not None:
+                tell(FINISHING)
+            for one in tree:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.send_signal(signal.SIGTERM)
+            _, alive = psutil.wait_procs(alive, timeout=TRAINING_GRACE if training else _GRACE)
         for one in [*alive, root]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
     process.wait()
+
+
+def _is_training(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return WORKER in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 def wait_for_leftovers(output_dir: Path, *, timeout: float = 10.0) -> list[int]:

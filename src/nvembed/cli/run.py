@@ -159,8 +159,8 @@ def _watch(process: subprocess.Popen[bytes], folders: RunFolders, screen: Screen
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; run the same command again to go on from the last checkpoint") from None
     finally:
-        with contextlib.suppress(KeyboardInterrupt):  # a second one must not leave anything behind
-            end_tree(process)
+        with contextlib.suppress(KeyboardInterrupt):  # one more must not leave anything behind
+            end_tree(process, tell=screen.say)
         screen.close(board)
     return board
 

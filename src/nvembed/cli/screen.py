@@ -23,6 +23,9 @@ class Screen(Protocol):
     def update(self, board: Board) -> None:
         """Draw what changed."""
 
+    def say(self, text: str) -> None:
+        """Show a line that stays."""
+
     def close(self, board: Board) -> None:
         """Draw the last state and give the terminal back."""
 
@@ -65,6 +68,9 @@ class PlainScreen:
             self._line(name, f"note: {text}")
         self._notes = len(board.notes)
 
+    def say(self, text: str) -> None:
+        click.echo(text)
+
     def close(self, board: Board) -> None:
         self.update(board)
 
@@ -99,6 +105,9 @@ class LiveScreen:
             self._console.print(f"[yellow]note[/] {_escape(name)}: {_escape(text)}")
         self._notes = len(board.notes)
         self._live.update(self._table(board), refresh=True)
+
+    def say(self, text: str) -> None:
+        self._console.print(_escape(text))
 
     def close(self, board: Board) -> None:
         self.update(board)

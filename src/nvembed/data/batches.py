@@ -28,6 +28,7 @@ from nvembed.data.columns import Chosen, Columns, InMemory
 from nvembed.data.example import Example
 from nvembed.data.lengths import Lengths
 from nvembed.data.mixture import Batches, Walk, datasets_of, shuffled
+from nvembed.data.stages import rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class BatchSampler:
         task_types: Iterable[str],
         batches: Any = None,
         lengths: Lengths | None = None,
+        without: Collection[str] = (),
     ) -> None:
         """Take the examples of the wanted task types.
 
@@ -53,6 +55,7 @@ class BatchSampler:
             task_types: whose examples are drawn.
             batches: the recipe's section of that name; None: its defaults.
             lengths: what of an example is encoded; used to group batches by length.
+            without: sources whose examples are not drawn (`nvembed.data.stages`).
 
         Raises:
             UserError: the examples do not fill one batch, a name in `batches` that is no task or source, a weight that
@@ -63,11 +66,11 @@ class BatchSampler:
         (tasks, task_names), (sources, source_names), (types, type_names) = (
             columns.codes(name) for name in ("task", "source", "task_type")
         )
-        missing = [name for name in wanted if name not in type_names]
-        if missing:
+        rows = rows_of((types, type_names), (sources, source_names), wanted, without)
+        there = {type_names[code] for code in np.unique(types[rows])}
+        if missing := [name for name in wanted if name not in there]:
             logger.warning("no training examples of task type %s; the batches do without", ", ".join(missing))
-        rows = np.flatnonzero(np.isin(types, [type_names.index(name) for name in wanted if name in type_names]))
-        self.examples = Chosen(columns, rows.astype(np.int32))
+        self.examples = Chosen(columns, rows)
         self.batch_size, self.seed, self.task_types = batch_size, seed, wanted
         self.batches = Batches() if batches is None else Batches.of(batches)
         self.lengths = lengths or Lengths()
@@ -85,10 +88,10 @@ class BatchSampler:
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int32))
 
     @classmethod
-    def of(cls, stage: Any, examples: Sequence[Example] | Columns) -> BatchSampler:
+    def of(cls, stage: Any, examples: Sequence[Example] | Columns, without: Collection[str] = ()) -> BatchSampler:
         """A stage's sampler. Raises UserError as the constructor does."""
         lengths = Lengths(stage.negatives, stage.query_max_length, stage.document_max_length)
-        return cls(examples, stage.batch_size, stage.seed, stage.task_types, stage.batches, lengths)
+        return cls(examples, stage.batch_size, stage.seed, stage.task_types, stage.batches, lengths, without)
 
     @property
     def examples_per_epoch(self) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from nvembed.core.artifacts import write_file
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
@@ -66,6 +68,11 @@ class Document:
         self._markdown.append(f"![{says}]({file.name})")
         encoded = base64.b64encode(file.read_bytes()).decode()
         self._html.append(f'<img alt="{escape(says)}" src="data:image/png;base64,{encoded}">')
+
+    def write(self, folder: Path) -> None:
+        """Write `report.md` and `report.html`."""
+        write_file(folder / "report.md", self.markdown())
+        write_file(folder / "report.html", self.html())
 
     def markdown(self) -> str:
         """The whole as Markdown."""

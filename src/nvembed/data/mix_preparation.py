@@ -15,6 +15,7 @@ from nvembed.data.merging import Merged, gather, merge
 from nvembed.data.mix_report import write_mix_report
 from nvembed.data.shards import decontaminator, plan_shards, prepare_shard
 from nvembed.data.source import check_digest
+from nvembed.data.stages import write_stages
 from nvembed.recipe import what_falls_out
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def prepare_mix(
     check_digest(data, digest_json(digests))
     with output_folder(dataset_out) as dataset, output_folder(eval_out) as eval_sets:
         merged = merge(data, gathered, dataset)
+        write_stages(dataset, {blocks.name: data.sources[blocks.name].stages for blocks in gathered})
         if merged.dev is not None:
             sizes = merged.dev.write(eval_sets / "dev" / "retrieval", data.instructions["retrieval"])
             merged.counts.update({f"dev_retrieval_{name}": number for name, number in sizes.items()})

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nvembed.core.artifacts import write_file
 from nvembed.data.document import Document
-from nvembed.data.example import Example
 from nvembed.data.merging import LONGEST, Merged
-from nvembed.data.report import as_the_model_reads
+from nvembed.data.report import show_examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,9 +48,8 @@ def write_mix_report(folder: Path, data: Data, merged: Merged, about: Mapping[st
         [[one["name"], one["license"], one["license_on_card"] or "–", one["revision"][:12]] for one in lineage],
     )
     _notes(document, lineage)
-    _examples(document, merged.shown)
-    write_file(folder / "report.md", document.markdown())
-    write_file(folder / "report.html", document.html())
+    show_examples(document, ((f"{name} ({e.task_type})", e) for name, some in merged.shown.items() for e in some))
+    document.write(folder)
 
 
 def _sources(
@@ -132,17 +129,6 @@ def _notes(document: Document, lineage: Sequence[Mapping[str, Any]]) -> None:
     if notes:
         document.heading("Found otherwise than the recipe has it")
         document.table(["source", "note"], notes)
-
-
-def _examples(document: Document, shown: Mapping[str, Sequence[Example]]) -> None:
-    document.heading("Examples as the model reads them")
-    document.paragraph("Under the default template; long texts are cut here, not in the data.")
-    for name, examples in shown.items():
-        for example in examples:
-            third = "a negative" if example.negatives else "no negative yet"
-            document.paragraph(f"{name} ({example.task_type}): query, positive, {third}")
-            for text in as_the_model_reads(example):
-                document.quote(text)
 
 
 def _short(text: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from nvembed.core.artifacts import write_file
 from nvembed.data.document import Document
 from nvembed.data.example import Example, Pair
 from nvembed.data.source import BadRow
@@ -56,11 +55,10 @@ def write_report(folder: Path, prepared: Prepared, counts: Mapping[str, int]) ->
         [[split, kind, *_summary(words)] for (split, kind), words in lengths.items() if words],
     )
     _say_dropped(document, prepared)
-    _show_examples(document, prepared.examples)
+    show_examples(document, _some_of_each_type(prepared.examples))
     document.heading("Licences")
     document.table(["source", "licence"], [[prepared.source, prepared.license]])
-    write_file(folder / "report.md", document.markdown())
-    write_file(folder / "report.html", document.html())
+    document.write(folder)
 
 
 def _say_dropped(document: Document, prepared: Prepared) -> None:
@@ -77,19 +75,25 @@ def _say_dropped(document: Document, prepared: Prepared) -> None:
         document.table(["line", "why"], [[row.line, row.reason] for row in prepared.bad_rows])
 
 
-def _show_examples(document: Document, examples: Sequence[Example]) -> None:
-    document.heading("Examples as the model reads them")
-    document.paragraph("Under the default template; long texts are cut here, not in the data.")
+def _some_of_each_type(examples: Sequence[Example]) -> Iterator[tuple[str, Example]]:
     for task_type in dict.fromkeys(example.task_type for example in examples):
         chosen = [example for example in examples if example.task_type == task_type]
         for example in chosen[:: max(len(chosen) // _SHOWN, 1)][:_SHOWN]:
-            third = "a negative" if example.negatives else "no negative yet"
-            document.paragraph(f"{task_type}: query, positive, {third}")
-            for text in as_the_model_reads(example):
-                document.quote(text)
+            yield task_type, example
 
 
-def as_the_model_reads(example: Example) -> list[str]:
+def show_examples(document: Document, named: Iterable[tuple[str, Example]]) -> None:
+    """Add examples, each under its name."""
+    document.heading("Examples as the model reads them")
+    document.paragraph("Under the default template; long texts are cut here, not in the data.")
+    for name, example in named:
+        third = "a negative" if example.negatives else "no negative yet"
+        document.paragraph(f"{name}: query, positive, {third}")
+        for text in _as_the_model_reads(example):
+            document.quote(text)
+
+
+def _as_the_model_reads(example: Example) -> list[str]:
     """Query, positive and the first negative if there is one, each under its instruction; cut where they are long."""
     from nvembed.text.rule import DEFAULT_TEMPLATE
 

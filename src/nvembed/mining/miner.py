@@ -14,6 +14,7 @@ from nvembed.core.artifacts import Manifest, link_tree, output_folder, read_mani
 from nvembed.core.progress import note
 from nvembed.core.state import state_root
 from nvembed.data.merging import PartWriter
+from nvembed.data.stages import carry_stages
 from nvembed.data.store import example_schema, read_tables
 from nvembed.data.text_file import text_file
 from nvembed.mining.pools import Pool, read_pools
@@ -63,6 +64,7 @@ def mine(
         with output_folder(out) as folder:
             examples = _write_rows(dataset, folder, mined)
             link_tree(dataset / "corpus", folder / "corpus")
+            carry_stages(dataset, folder)
             write_report(folder, mining, mined)
             _write_manifest(folder, mining, source, examples, mined)
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nvembed.core.artifacts import write_file
 from nvembed.data.document import Document
 from nvembed.mining.result import Mined, Pair, Tally
 
@@ -39,8 +38,7 @@ def write_report(folder: Path, mining: Mining, mined: Mined) -> None:
     else:
         why = "no retrieval rows" if mining.enabled else "mining.enabled is false"
         document.paragraph(f"Nothing was mined: {why}.")
-    write_file(folder / "report.md", document.markdown())
-    write_file(folder / "report.html", document.html())
+    document.write(folder)
 
 
 def describe_rule(mining: Mining) -> str:

@@ -14,7 +14,8 @@ from nvembed.core.errors import UserError
 from nvembed.core.state import hold, state_folder
 from nvembed.modeling.quantized import four_bit_options
 from nvembed.modeling.random_backbone import byte_tokenizer, random_model
-from nvembed.modeling.source import Source, explained, source_digest
+from nvembed.modeling.source import Source, explained, load_config, source_digest
+from nvembed.modeling.stored_shapes import check_stored_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,7 @@ def load_backbone(
     source = converted(source)
     from transformers import AutoModel
 
+    check_fit(source, trust_remote_code=trust_remote_code)
     with explained(source), quiet():
         model, info = AutoModel.from_pretrained(
             source.location,
@@ -61,6 +63,14 @@ def load_backbone(
     check_whole(info, f"model.backbone {source.name!r}")
     drop_pooler(model)
     return model.eval() if quantization == "nf4" else model.to(device).eval()
+
+
+def check_fit(source: Source, *, trust_remote_code: bool = False) -> None:
+    """Raises UserError if the weights in a folder have other shapes than its configuration says; none is read."""
+    if source.kind == "folder" and not source.gguf:
+        with explained(source):
+            config = load_config(source, trust_remote_code=trust_remote_code)
+            check_stored_shapes(Path(source.location), config, f"model.backbone {source.name!r}")
 
 
 def check_whole(info: Mapping[str, Any], where: str) -> None:

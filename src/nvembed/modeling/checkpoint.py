@@ -27,6 +27,7 @@ from nvembed.modeling.hf_tokenizer import NVEmbedTokenizer, portable, prompt_tai
 from nvembed.modeling.lora import merged_state
 from nvembed.modeling.sentence_folder import write_sentence_transformers
 from nvembed.modeling.source import hub_answers
+from nvembed.modeling.stored_shapes import check_stored_shapes
 from nvembed.modeling.trainable import make_readable
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ def load_pretrained(
     place = _place(where, revision)
     config = _load_config(where, place)
     try:
+        if folder.is_dir():
+            check_stored_shapes(folder, config, where)
         with quiet():
             loaded: Any = NVEmbedTextModel.from_pretrained(
                 where,

@@ -21,12 +21,13 @@ _POSITION_OFFSETS = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}
 
 
 def check_section(model: Model | Teacher) -> None:
-    """Check a model or teacher section against the backbone's configuration; no weights are read.
+    """Check a model or teacher section against the backbone's configuration; of weights no more than their shapes.
 
     Raises UserError if the backbone cannot be had, `max_length` exceeds its positions, the template has another
     shape than `...{task}...{text}`, the pooling block's sizes make no sense, or the published text rule is asked for
-    where it does not fit.
+    where it does not fit, or the weights in a folder have other shapes than its configuration says.
     """
+    from nvembed.modeling.backbone import check_fit
     from nvembed.text.rule import split_template
 
     where = "mining.teacher"
@@ -50,6 +51,7 @@ def check_section(model: Model | Teacher) -> None:
         _check_text_rule(model, source)  # type: ignore[arg-type]
     if getattr(model, "quantization", "none") != "none":
         check_quantization()
+    check_fit(source, trust_remote_code=model.trust_remote_code)
 
 
 def _check_latent(model: Model, dim: int) -> None:

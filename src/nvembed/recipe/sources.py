@@ -63,7 +63,7 @@ class Place(Table):
 class Source(Place):
     """A dataset of a mix."""
 
-    stages: list[Literal[1, 2]] = Field([1, 2], description="the training stages that see it", min_length=1)
+    stages: list[Literal[1, 2]] = Field([1, 2], description="the training stages that train on it", min_length=1)
     task_type: TaskType = "retrieval"
     instruction: str | None = Field(None, description="task sentence of queries; none: data.instructions of its type")
     document_instruction: str | None = Field(

@@ -81,6 +81,15 @@ def _check_what_a_mix_measures(recipe: Recipe) -> None:
         raise UserError("data.dev_queries is 0: nothing would be measured on this mix; give some, 50 say")
     if not any(source.task_type == "retrieval" for source in recipe.data.sources.values()):
         raise UserError("data.sources: no source is of task_type retrieval, so there are no dev queries to hold out")
+    from nvembed.data.adapters.mix import left_out
+
+    read = recipe.data.sources.keys() - left_out(recipe.data).keys()
+    for number in (1, 2):
+        if not read.intersection(recipe.data.of_stage(number)):
+            raise UserError(
+                f"data.sources: stage {number} is left without examples, since no source that is read has {number} in "
+                "its stages; add it to one's"
+            )
 
 
 def _check_device(recipe: Recipe) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +35,7 @@ class Job:
         device: `cpu` or `cuda`.
         threads: CPU threads of a rank.
         eval_sets: folder with the dev set for checks, or None.
+        without: sources of the dataset whose examples the stage does not see.
         peak_tflops: what a device can do, or None to measure it.
     """
 
@@ -49,6 +50,7 @@ class Job:
     device: str
     threads: int
     eval_sets: str | None = None
+    without: Sequence[str] = ()
     peak_tflops: float | None = None
 
     def write(self, path: Path) -> None:

@@ -17,6 +17,7 @@ from nvembed.core.errors import UserError
 from nvembed.training.job import read_error, reserve_error
 
 GRACE = 60  # seconds for the ranks to end their step and write a checkpoint
+WORKER = "nvembed.training.worker"
 
 
 def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Path) -> None:
@@ -35,7 +36,7 @@ def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Pa
     """
     reserve_error(job.parent)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "nvembed.training.worker", str(job)]
+    command += ["-m", WORKER, str(job)]
     with log.open("ab") as stream, _sigterm_raises():
         start = stream.tell()
         process = subprocess.Popen(

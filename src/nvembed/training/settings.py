@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
+from nvembed.training.examples import stage_rows
 from nvembed.training.machine import this_machine
 from nvembed.training.plan import Plan, make_plan
 
@@ -52,7 +53,7 @@ def settle(
     if "auto" not in {section[key] for key in KEYS}:
         return section, None
     machine = this_machine(resources, device)
-    plan = make_plan(name, stage, model, machine, lengths=token_lengths(model, stage, dataset))
+    plan = make_plan(name, stage, model, machine, lengths=token_lengths(name, model, stage, dataset))
     if not plan.fits:
         raise UserError(plan.why)
     note(f"{name} on this machine: {describe(plan)}")
@@ -66,16 +67,16 @@ def describe(plan: Plan) -> str:
     return f"{', '.join(said)}; {plan.memory_needed / 1e9:.1f} of {plan.memory_available / 1e9:.1f} GB a rank"
 
 
-def token_lengths(model: Model, stage: Stage, dataset: Path) -> tuple[float, float]:
-    """Tokens of a query and of a document, on average over a fixed sample of a dataset's examples."""
-    import numpy as np
+def token_lengths(name: str, model: Model, stage: Stage, dataset: Path) -> tuple[float, float]:
+    """Tokens of a query and of a document, on average over a fixed sample of the stage's examples in a dataset.
 
+    Raises UserError if the stage has none there.
+    """
     from nvembed.data import open_examples
     from nvembed.modeling.checks import text_rule_of
 
     table = open_examples(dataset)
-    codes, kinds = table.codes("task_type")
-    rows = np.flatnonzero(np.isin(codes, [number for number, kind in enumerate(kinds) if kind in stage.task_types]))
+    rows = stage_rows(name, stage, dataset, table).rows
     some = [table[row] for row in random.Random(0).sample(rows.tolist(), min(_SAMPLE, len(rows)))]
     rule, totals = text_rule_of(model), [0, 0]
     documents = 0

@@ -23,6 +23,7 @@ from nvembed.training.bad_steps import BAD_BATCHES
 from nvembed.training.checkpoints import check_made_by, read_checkpoint
 from nvembed.training.composition import Composition
 from nvembed.training.dev_check import SCORE, decides
+from nvembed.training.examples import stage_rows, told
 from nvembed.training.history import METRICS, Record, mean, read_history, tell
 from nvembed.training.job import Job
 from nvembed.training.launch import cpu_cores, run_workers
@@ -69,7 +70,7 @@ def train_stage(
     tie_to_parent()
     check_settings(name, stage, model, resources)
     sections = {"stage": stage.model_dump(mode="json"), "model": model.model_dump(mode="json")}
-    source, composition = _check_dataset(stage, dataset)
+    source, composition, without = _check_dataset(name, stage, dataset)
     made_by = {
         **sections,
         "dataset": source.content,
@@ -99,6 +100,7 @@ def train_stage(
             device=device,
             threads=threads,
             eval_sets=str(eval_sets.resolve()) if checked and eval_sets else None,
+            without=without,
             peak_tflops=resources.peak_tflops,
         )
         with tell_full_disk(state):
@@ -199,10 +201,11 @@ def _check_eval_sets(name: str, stage: Stage, eval_sets: Path | None) -> str | N
     return None
 
 
-def _check_dataset(stage: Stage, dataset: Path) -> tuple[Manifest, Composition]:
+def _check_dataset(name: str, stage: Stage, dataset: Path) -> tuple[Manifest, Composition, list[str]]:
     """The dataset's manifest, its files being what they were and enough of them, and what an epoch of it is.
 
-    Says the latter, and how many examples lack negatives.
+    Says the latter, how many examples lack negatives, and what is left out as its sources are for the other stage; the
+    names of all such sources come last.
     """
     source = read_manifest(dataset)
     if source.kind not in ("dataset", "mined"):
@@ -210,8 +213,9 @@ def _check_dataset(stage: Stage, dataset: Path) -> tuple[Manifest, Composition]:
     check_parts(dataset, source.counts.get("train_examples", source.counts.get("examples")))
     read_manifest(dataset, verify=True)
     table = open_examples(dataset)
+    found = stage_rows(name, stage, dataset, table)
     try:
-        sampler = BatchSampler.of(stage, table)
+        sampler = BatchSampler.of(stage, table, found.unseen)
     except UserError as error:
         raise UserError(f"{dataset}: {error}") from None
     negatives = table.negatives()[sampler.examples.rows]
@@ -221,10 +225,12 @@ def _check_dataset(stage: Stage, dataset: Path) -> tuple[Manifest, Composition]:
             f"{short} of {len(negatives)} examples have fewer than {stage.negatives} negatives; "
             "none is made up for them"
         )
+    if said := told(name, found):
+        note(said)
     composition = Composition.of(sampler, stage.steps)
     note(composition.summary())
     logger.info("what an epoch holds:\n%s", composition.table())
-    return source, composition
+    return source, composition, found.unseen
 
 
 def _check_init(init: Path, model: Mapping[str, Any]) -> str:

@@ -89,7 +89,7 @@ def _train(job: Job, state: Path) -> int:
     encoder = build_encoder(job, device)
     if checkpoint:
         engines.load_weights(encoder.model, tensors)
-    sampler = BatchSampler.of(stage, open_examples(job.dataset))
+    sampler = BatchSampler.of(stage, open_examples(job.dataset), job.without)
     named = {name: p for name, p in encoder.model.named_parameters() if p.requires_grad}
     groups = parameter_groups(named, stage, is_latent=lambda name: name.startswith(("latent.", "self_attention.")))
     engine = engines.start_engine(encoder, groups, stage)

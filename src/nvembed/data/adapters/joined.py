@@ -11,12 +11,12 @@ import json
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nvembed.data.adapters.columns import Roles, find_roles
-from nvembed.data.adapters.shapes import Texts, number_of
+from nvembed.data.adapters.shapes import Row, Texts, each_row, number_of
 from nvembed.data.adapters.tables import OpenTable, open_table
 from nvembed.data.adapters.tally import Tally
 from nvembed.data.example import Pair
@@ -59,8 +59,8 @@ class Ids:
 
     query: str
     positive: str
-    negatives: tuple[str, ...] = field(default=())
-    row: int = 0
+    negatives: tuple[str, ...]
+    row: int
 
     @property
     def key(self) -> str:
@@ -109,42 +109,30 @@ def _text_roles(table: OpenTable, said: Table, *, guessed: bool) -> Roles:
 
 def read_ids(joined: Joined, place: Place, tally: Tally, wanted: Wanted | None = None) -> Iterator[Ids]:
     """The pairs of every usable row by their ids; judgements of 0 or less are dropped and counted."""
-    for row in joined.rows.rows(joined.roles.columns, wanted):
-        tally.row += 1
-        if row is None:
-            continue
-        tally.begin()
-        try:
-            if isinstance(row, str):
-                raise Unusable(row)
-            records = list(_ids(row, joined.roles, place, tally))
-        except Unusable as reason:
-            tally.bad(str(reason))
-            continue
-        yield from (replace(record, row=tally.row) for record in records)
+    return each_row(joined.rows, joined.roles, tally, wanted, lambda row: _ids(row, joined.roles, place, tally))
 
 
-def _ids(row: dict[str, Any], roles: Roles, place: Place, tally: Tally) -> Iterator[Ids]:
+def _ids(row: Row, roles: Roles, place: Place, tally: Tally) -> Iterator[Ids]:
     if "query" in roles.readings:
         (query,) = texts_of(roles.get("query", row), "query")
     else:
         query = _id(roles.get("query_id", row), "query id")
     if place.shape == "candidates":
-        yield _best_of(query, row, roles, place)
+        yield Ids(query, *_best_of(row, roles, place), tally.row)
         return
     if place.shape == "beir" and number_of(roles.get("score", row), "score") <= 0:
         tally.drop("judged not relevant")
         return
-    negatives = tuple(_id_list(roles.get("negative_ids", row)))
+    negatives = _id_list(roles.get("negative_ids", row))
     positives = _id_list(roles.get("positive_ids", row))
     if not positives:
         raise Unusable("no positive")
     for positive in positives:
-        yield Ids(query, positive, tuple(number for number in negatives if number not in positives))
+        yield Ids(query, positive, tuple(number for number in negatives if number not in positives), tally.row)
 
 
-def _best_of(query: str, row: dict[str, Any], roles: Roles, place: Place) -> Ids:
-    """The first candidate is the positive; negatives score less than a share of it.
+def _best_of(row: Row, roles: Roles, place: Place) -> tuple[str, tuple[str, ...]]:
+    """The first candidate, which is the positive, and the negatives, which score less than a share of it.
 
     NV-Retriever's rule of the percentage (arXiv 2407.15831); a share of a negative score lies below it by as much as
     the score is divided by it.
@@ -155,7 +143,7 @@ def _best_of(query: str, row: dict[str, Any], roles: Roles, place: Place) -> Ids
     best = number_of(scores[0], "score")
     ceiling = best * place.keep_below if best > 0 else best / place.keep_below
     below = [one for one, score in zip(candidates[1:], scores[1:], strict=True) if score < ceiling]
-    return Ids(query, candidates[0], tuple(below[: place.most_negatives]))
+    return candidates[0], tuple(below[: place.most_negatives])
 
 
 def _id(value: Any, what: str) -> str:

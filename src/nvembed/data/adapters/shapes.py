@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 from nvembed.data.adapters.columns import Roles, find_roles
 from nvembed.data.adapters.tables import OpenTable
@@ -14,6 +14,9 @@ from nvembed.data.example import Pair
 from nvembed.data.files import Unusable, texts_of
 from nvembed.data.rows import Wanted
 from nvembed.recipe import Place, Source
+
+Row = dict[str, Any]
+Record = TypeVar("Record")
 
 DEFAULTS: Mapping[str, dict[str, str]] = {
     "pairs": {"query": "query", "positive": "positive", "negatives": "negative|negative_*|negatives"},
@@ -72,6 +75,13 @@ def read_records(
     table: OpenTable, roles: Roles, place: Place, source: Source, tally: Tally, wanted: Wanted | None = None
 ) -> Iterator[Labelled | Texts]:
     """The records of every usable row, in the files' order; `tally` counts rows, unusable ones and what rules drop."""
+    return each_row(table, roles, tally, wanted, lambda row: _records(row, roles, place, source, tally))
+
+
+def each_row(
+    table: OpenTable, roles: Roles, tally: Tally, wanted: Wanted | None, make: Callable[[Row], Iterable[Record]]
+) -> Iterator[Record]:
+    """What `make` gives of every wanted row, in the files' order; `tally` counts the rows, and those it refuses."""
     for row in table.rows(roles.columns, wanted):
         tally.row += 1
         if row is None:
@@ -80,7 +90,7 @@ def read_records(
         try:
             if isinstance(row, str):
                 raise Unusable(row)
-            records = list(_records(row, roles, place, source, tally))
+            records = list(make(row))
         except Unusable as reason:
             tally.bad(str(reason))
             continue
