@@ -30,7 +30,7 @@ class ChatServer:
 
     Attributes:
         faults: names that are used up one a request, in order ("" is a sound answer): `429`, `500`, `slow`,
-            `broken-json`, `half`, `wrong-language`, `empty`, `cut`, `no-json`, `too-long`, `echo-key`, `html`.
+            `broken-json`, `half`, `wrong-language`, `empty`, `cut`, `no-json`, `too-long`, `echo-key`, `html`, `400`.
         always: a fault of every request.
         asked, answered: digest of a request's body → how often it came, how often a sound answer went out.
         schema: whether `response_format` is known here. delay: seconds for each answer.
@@ -128,6 +128,8 @@ def _serve(state: ChatServer, handler: BaseHTTPRequestHandler, body: dict[str, A
         return _send(
             handler, 500, {"error": {"message": f"broken inside, header was {handler.headers['Authorization']}"}}
         )
+    if fault == "400":
+        return _send(handler, 400, {"error": {"message": "Unsupported parameter: 'max_tokens'"}})
     if fault == "too-long":
         said = "This model's maximum context length is 512 tokens"
         return _send(handler, 400, {"error": {"message": said, "code": "context_length_exceeded"}})

@@ -159,15 +159,23 @@ def test_a_server_with_json_schema_is_asked_by_it(section: Make, server: ChatSer
     assert all(body["response_format"]["json_schema"]["schema"]["required"] == ["queries"] for body in server.bodies)
 
 
-def test_a_passage_longer_than_the_models_context_is_refused_once(section: Make, server: ChatServer) -> None:
+def test_a_passage_longer_than_the_models_context_costs_itself_alone(section: Make, server: ChatServer) -> None:
     server.faults.append("too-long")
 
-    gathered, _ = write(section())
-    again, _ = write(section())
+    gathered, asker = write(section())
 
-    assert dict(gathered.failures) == {"refused by the endpoint: longer than the model's context": 1}
-    assert again.failures == gathered.failures
-    assert sum(server.asked.values()) == PASSAGES
+    assert dict(gathered.failures) == {"no answer: longer than the model's context": 1}
+    assert len({candidate.passage for candidate in gathered.candidates}) == PASSAGES - 1
+    assert asker.budget.spent.requests == PASSAGES - 1, "what is refused takes nothing"
+
+
+def test_settings_that_the_server_refuses_end_it_in_one_line(section: Make, server: ChatServer) -> None:
+    server.always = "400"
+
+    with pytest.raises(UserError, match=r"refuses every request with status 400 .*Unsupported parameter"):
+        write(section())
+
+    assert sum(server.asked.values()) < PASSAGES
 
 
 def test_an_answer_that_cannot_be_used_is_asked_for_anew_as_often_as_told(section: Make, server: ChatServer) -> None:
@@ -267,12 +275,12 @@ def test_endpoints_share_requests_by_weight(section: Make) -> None:
 def test_a_torn_last_line_is_dropped_and_a_damaged_one_passed_over(tmp_path: Path) -> None:
     answers = Answers(tmp_path)
     for key in ("a", "b"):
-        answers.add(Answer(key, "text", None, "m", 1, 2, None))
+        answers.add(Answer(key, "text", "m", 1, 2, None))
     with (tmp_path / FILE).open("ab") as stream:
         stream.write(b'no json\n{"key": "c", "text": "ha')
 
     reopened = Answers(tmp_path)
-    reopened.add(Answer("d", "text", None, "m", 1, 2, None))
+    reopened.add(Answer("d", "text", "m", 1, 2, None))
 
     assert Answers(tmp_path).keys() == {"a", "b", "d"}
     assert Answers(tmp_path).spent({"a", "d"}) == Spent(2, 6, 0.0)

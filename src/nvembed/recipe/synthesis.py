@@ -114,7 +114,10 @@ class PaperTasks(Section):
 
 
 class Caps(Section):
-    """What a run may use, all that was asked before it was killed included. None: no cap."""
+    """What a run may use, all that was asked before it was killed included. None: no cap.
+
+    A request counts if the server worked on it; one refused for its rate, or that met no server, does not.
+    """
 
     max_requests: int | None = Field(None, ge=0)
     max_tokens: int | None = Field(None, ge=0, description="sent and answered together")
@@ -144,6 +147,9 @@ class Asking(Section):
         1, description="how often an answer that cannot be used is asked for anew, under another seed"
     )
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    spare_tokens: Annotated[int, Field(ge=0)] = Field(
+        0, description="added to the bound on each answer, for models that think before they answer"
+    )
 
 
 class RoundTrip(Section):

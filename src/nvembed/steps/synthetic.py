@@ -24,7 +24,7 @@ def synthesize_data(synthesis: str, dataset: str, eval_sets: str, report: str | 
 
     section = section_from_json(Synthesis, synthesis)
     with task("synthesize_data", section.model_dump(mode="json") if section.enabled else None) as run:
-        synthesize(section, Path(dataset), Path(eval_sets), embed=_Teacher(section))
+        synthesize(section, Path(dataset), Path(eval_sets), embed=Teacher(section))
         if section.enabled:
             run.log_dataset("synthetic", read_manifest(dataset))
             run.log_folder(Path(dataset))
@@ -84,7 +84,7 @@ def _check_teacher(section: Synthesis) -> None:
         )
 
 
-class _Teacher:
+class Teacher:
     """The round trip's teacher, loaded when it is first asked."""
 
     def __init__(self, section: Synthesis) -> None:

@@ -1,8 +1,8 @@
 """What endpoints answered and what it took, kept on disk line by line as it comes: a kill costs no answer.
 
-`answers.jsonl` holds one JSON object a line: `key` (digest of all that decides a request), `text` or `refused` (why the
-model gives no answer), `model`, `sent` and `answered` (tokens), `cost` (None: prices not known). A line with neither
-text nor refusal is a request that took something and gave nothing, as one that timed out.
+`answers.jsonl` holds one JSON object a line: `key` (digest of all that decides a request), `text`, `model`, `sent` and
+`answered` (tokens), `cost` (None: prices not known). A line without text is a request that took something and gave
+nothing, as one that timed out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class Answer:
 
     key: str
     text: str | None
-    refused: str | None
     model: str
     sent: int
     answered: int
@@ -51,13 +50,16 @@ class Answer:
 
 
 class Answers:
-    """The answers of a folder. One process at a time: hold the folder."""
+    """The answers of a folder.
 
-    def __init__(self, folder: Path) -> None:
+    One process at a time: hold the folder, or say `look`, which only reads and may do so beside another.
+    """
+
+    def __init__(self, folder: Path, *, look: bool = False) -> None:
         self._file, self._lock = folder / FILE, threading.Lock()
         self._by_key: dict[str, Answer] = {}
         self._lines: list[Answer] = []
-        self._read()
+        self._read(mend=not look)
 
     def __contains__(self, key: str) -> bool:
         return key in self._by_key
@@ -89,15 +91,15 @@ class Answers:
 
     def _note(self, answer: Answer) -> None:
         self._lines.append(answer)
-        if answer.text is not None or answer.refused is not None:
+        if answer.text is not None:
             self._by_key[answer.key] = answer
 
-    def _read(self) -> None:
+    def _read(self, *, mend: bool) -> None:
         if not self._file.is_file():
             return
         raw = self._file.read_bytes()
         whole = raw.rfind(b"\n") + 1
-        if whole < len(raw):  # a line that a kill tore; what comes next must not be glued to it
+        if whole < len(raw) and mend:  # a line that a kill tore; what comes next must not be glued to it
             os.truncate(self._file, whole)
         for line in raw[:whole].splitlines():
             try:

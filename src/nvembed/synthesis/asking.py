@@ -115,9 +115,8 @@ class Asker:
                     spent = trouble.spent
                     self._answer(request, endpoint, spent.tokens, 0, cost=spent.cost)
                 if trouble.kind == "refused":
-                    answer = self._answer(request, endpoint, 0, 0, refused=trouble.why, cost=0.0)
-                    spent = answer.spent
-                    return answer
+                    self.given_up[request.name] = trouble.why
+                    return None
                 endpoint.trouble(trouble)
                 failures += trouble.kind == "retry"
                 if failures > self._section.asking.retries:
@@ -138,12 +137,11 @@ class Asker:
         answered: int,
         *,
         text: str | None = None,
-        refused: str | None = None,
         cost: float | None = None,
     ) -> Answer:
         if text is not None:
             cost = endpoint.cost(sent, answered)
-        answer = Answer(request.key, text, refused, endpoint.section.model, sent, answered, cost)
+        answer = Answer(request.key, text, endpoint.section.model, sent, answered, cost)
         self._answers.add(answer)
         return answer
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nvembed.core.errors import UserError
 from nvembed.synthesis.answers import Spent
+from nvembed.synthesis.prompts import likely_tokens, most_tokens
 
 if TYPE_CHECKING:
     from nvembed.recipe import Endpoint as Section
@@ -33,8 +34,8 @@ _TOO_LONG = re.compile(
     r"context.?(length|window|size)|maximum context|too (long|many tokens)|exceeds?.{0,40}tokens", re.I
 )
 _OUT_OF_MONEY = re.compile(r"insufficient_quota|billing|out of credit", re.I)
+_FIRST_REFUSALS = 8  # so many requests refused before any was answered tell of the settings, not of the requests
 _BYTES_A_TOKEN = 4
-_FEWEST_BYTES_A_TOKEN = 2  # for what is set aside: no usual tokenizer takes fewer over a whole prompt
 
 
 class Trouble(Exception):
@@ -75,6 +76,7 @@ class Endpoint:
         self._client = openai.OpenAI(
             base_url=section.base_url, api_key=self._key, timeout=asking.timeout, max_retries=0
         )
+        self._answered_once, self._refusals = False, 0
         self._schema: bool | None = False if section.json_schema == "never" else None  # None: not known yet
         self._lock = threading.Lock()
         self._not_before = self._pause = 0.0
@@ -88,12 +90,8 @@ class Endpoint:
 
     def most(self, prompt: Prompt) -> Spent:
         """What a request can take at most."""
-        sent = _bytes(prompt) // _FEWEST_BYTES_A_TOKEN + 50
-        return Spent(1, sent + prompt.most, self.cost(sent, prompt.most) or 0.0)
-
-    def likely(self, prompt: Prompt) -> tuple[int, int]:
-        """Tokens that a request will likely send and get."""
-        return _bytes(prompt) // _BYTES_A_TOKEN + 15, prompt.expected
+        sent, answered = most_tokens(prompt, self._asking.spare_tokens)
+        return Spent(1, sent + answered, self.cost(sent, answered) or 0.0)
 
     def wait(self, stop: threading.Event) -> None:
         """Wait until the endpoint may be asked again, or `stop` is set."""
@@ -109,7 +107,7 @@ class Endpoint:
             with self._lock:
                 self._schema = False  # remembered: the server takes the request without it
         with self._lock:
-            self._in_trouble_since, self._pause = None, 0.0
+            self._in_trouble_since, self._pause, self._answered_once = None, 0.0, True
         return reply
 
     def trouble(self, trouble: Trouble) -> None:
@@ -157,7 +155,7 @@ class Endpoint:
             "model": self.section.model,
             "messages": [{"role": role, "content": text} for role, text in prompt.messages],
             "temperature": self._asking.temperature,
-            self.section.token_limit: prompt.most,
+            self.section.token_limit: most_tokens(prompt, self._asking.spare_tokens)[1],
         }
         if self.section.send_seed:
             request["seed"] = seed
@@ -172,7 +170,7 @@ class Endpoint:
         except (AttributeError, IndexError, TypeError):
             raise Trouble("an answer without a message", "retry", spent=self._lost(prompt)) from None
         usage = getattr(made, "usage", None)
-        likely_sent, _ = self.likely(prompt)
+        likely_sent, _ = likely_tokens(prompt)
         sent = getattr(usage, "prompt_tokens", None) or likely_sent
         answered = getattr(usage, "completion_tokens", None)
         if answered is None:
@@ -202,6 +200,13 @@ class Endpoint:
             return Trouble("longer than the model's context", "refused")
         if with_schema and self._schema is None:
             return _SchemaRefused()
+        with self._lock:
+            self._refusals += 1
+            if not self._answered_once and self._refusals >= _FIRST_REFUSALS:
+                return UserError(
+                    f"{where}: refuses every request with status {status} ({shown}); mend the endpoint's settings, as "
+                    "model, token_limit, send_seed or synthesis.asking.temperature"
+                )
         return Trouble(f"refused with status {status} ({shown})", "refused")
 
     def _known_models(self) -> str:
@@ -215,7 +220,7 @@ class Endpoint:
 
     def _lost(self, prompt: Prompt) -> Spent:
         """What a request took of which nothing came back: it was worked on, and may be charged for."""
-        sent, answered = self.likely(prompt)
+        sent, answered = likely_tokens(prompt)
         return Spent(1, sent + answered, self.cost(sent, answered) or 0.0)
 
     def _scrub(self, text: str) -> str:
@@ -252,7 +257,3 @@ def _read_key(name: str) -> str | None:
         except (OSError, UnicodeDecodeError):
             return None
     return key or None
-
-
-def _bytes(prompt: Prompt) -> int:
-    return sum(len(text.encode()) for _, text in prompt.messages)

@@ -32,7 +32,8 @@ NO_NEGATIVE = "no hard negative"
 _SURE = 0.9  # probability from which on another language counts as told
 _LETTERS_TO_TELL = 15  # fewer tell no language
 _CJK = frozenset({"ja", "zh", "ko", "th"})
-_BLOCK = 512
+_SCORES_AT_ONCE = 2**26
+_ONE_LANGUAGE = ({"no", "nb", "nn"}, {"hr", "sr", "bs"}, {"id", "ms"})  # told apart by few words, if at all
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -100,8 +101,12 @@ def refuse_languages(candidates: Sequence[Candidate]) -> None:
         letters = len(_LETTER.findall(candidate.query))
         if letters >= (_LETTERS_TO_TELL if candidate.query.isascii() else 4):
             language, probability = identify(candidate.query)
-            if language != candidate.language and probability >= _SURE:
+            if probability >= _SURE and not _same_language(language, candidate.language):
                 candidate.refused = LANGUAGE
+
+
+def _same_language(one: str, other: str) -> bool:
+    return one == other or any({one, other} <= group for group in _ONE_LANGUAGE)
 
 
 @cache
@@ -195,8 +200,9 @@ def ranks_of(queries: np.ndarray, documents: np.ndarray, own: np.ndarray) -> tup
     ranks = np.empty(len(queries), dtype=np.int64)
     scores = np.empty(len(queries), dtype=np.float32)
     documents = np.asarray(documents, dtype=np.float32)
-    for start in track(range(0, len(queries), _BLOCK), "round trip"):
-        part = slice(start, start + _BLOCK)
+    block = max(1, _SCORES_AT_ONCE // max(1, len(documents)))
+    for start in track(range(0, len(queries), block), "round trip"):
+        part = slice(start, start + block)
         products = np.asarray(queries[part], dtype=np.float32) @ documents.T
         mine = products[np.arange(len(products)), own[part]][:, None]
         before = np.arange(len(documents))[None, :] < own[part][:, None]

@@ -104,8 +104,6 @@ def _gather_items(section: Synthesis, asker: Asker, items: Sequence[_Item], labe
                     reasons[number] = (
                         f"no answer: {asker.given_up[request.name]}" if request.name in asker.given_up else NOT_ASKED
                     )
-            elif answer.refused is not None:
-                reasons[number] = f"refused by the endpoint: {answer.refused}"
             elif candidates := items[number].read(request, answer):
                 found[number] = candidates
                 reasons.pop(number, None)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING
 
 from nvembed.synthesis.asking import Request
 from nvembed.synthesis.from_documents import passage_request
 from nvembed.synthesis.from_tasks import Task, brainstorm_requests, example_requests, tasks_wanted
-from nvembed.synthesis.prompts import STS_TASK, judge_prompt
+from nvembed.synthesis.prompts import STS_TASK, judge_prompt, likely_tokens, most_tokens
 
 if TYPE_CHECKING:
     from nvembed.recipe import Synthesis
     from nvembed.synthesis.documents import Passage
     from nvembed.synthesis.prompts import Prompt
 
-_BYTES_A_TOKEN = 4
 _EXAMPLE_TASK = "Given a question about everyday technology, retrieve a manual's section that answers it"
 
 
@@ -90,13 +88,14 @@ def _judging(section: Synthesis, asked: list[Request]) -> Part:
 
 
 def _sent(prompt: Prompt) -> int:
-    return ceil(sum(len(text.encode()) for _, text in prompt.messages) / _BYTES_A_TOKEN) + 15
+    return likely_tokens(prompt)[0]
 
 
 def _cost(section: Synthesis, request: Request, sent: int) -> tuple[float, float]:
-    """Likely and greatest cost of a request."""
-    endpoint = section.endpoints[request.endpoint]
+    """Likely and greatest cost of a request; the latter is what the run sets aside for it."""
+    endpoint, prompt = section.endpoints[request.endpoint], request.prompt
     price_in, price_out = endpoint.price_in or 0.0, endpoint.price_out or 0.0
-    return tuple(
-        (sent * price_in + tokens * price_out) / 1e6 for tokens in (request.prompt.expected, request.prompt.most)
-    )  # type: ignore[return-value]
+    most_sent, most_answered = most_tokens(prompt, section.asking.spare_tokens)
+    return (sent * price_in + prompt.expected * price_out) / 1e6, (
+        most_sent * price_in + most_answered * price_out
+    ) / 1e6

@@ -67,9 +67,7 @@ def check_synthesis(section: Synthesis) -> str:
 def plan(section: Synthesis) -> list[Part]:
     """What a run would ask, by kind of request. Reads documents and what is answered already; asks nothing."""
     material = _material(section)
-    with _answers(section) as answers:
-        known = answers.keys()
-    return plan_parts(section, material.asked, known)
+    return plan_parts(section, material.asked, Answers(_folder(section), look=True).keys())
 
 
 def synthesize(section: Synthesis, dataset_out: Path, eval_out: Path, *, embed: Embed | None = None) -> None:
