@@ -20,7 +20,6 @@ from typing import Any
 from nvembed.core import lifeline
 from nvembed.core.artifacts import write_file
 from nvembed.core.progress import emit
-from nvembed.data.shards import shard_from_json
 
 _COLOURS = re.compile(r"\x1b\[\d+m")
 _EXECUTES = re.compile(r"^Executing task ")
@@ -124,8 +123,8 @@ def _label(name: str, spec: Any, store: Any) -> str:
     arguments = OrchestratorUtils.make_task_arguments(task_inputs_spec=spec.inputs, io_store=store)
     told = next((arguments[key] for key in _TELLING if isinstance(arguments.get(key), str)), None)
     if isinstance(shard := arguments.get("shard"), str):
-        number, slices = shard_from_json(shard)
-        told = str(number) if slices else None
+        part = json.loads(shard)  # of a mix: {"number", "slices"}; of the passages to mine: {"number", "of"}
+        told = str(part["number"]) if part.get("slices") or part.get("of", 1) > 1 else None
     return f"{label}_{told}" if told else label
 
 
