@@ -86,8 +86,10 @@ def _total(parts: list[Part]) -> Part:
         amounts = [getattr(part, name) for part in parts]
         return None if None in amounts else sum(amounts)
 
-    counts = [sum(getattr(part, name) for part in parts) for name in ("requests", "known", "sent", "answered")]
-    return Part("in all", *counts, money("cost"), money("most"))
+    requests, known, sent, answered = (
+        sum(getattr(part, name) for part in parts) for name in ("requests", "known", "sent", "answered")
+    )
+    return Part("in all", requests, known, sent, answered, money("cost"), money("most"))
 
 
 def _money(amount: float | None) -> str:

@@ -121,8 +121,8 @@ def _say_outcomes(document: Document, section: Synthesis, findings: Findings) ->
     if findings.not_judged:
         document.paragraph(f"{findings.not_judged} examples got no usable judgement and stayed.")
     document.heading("Passages")
-    kept = [[f"for {split}", number] for split, number in findings.passages.items()]
-    document.table(["passages", "number"], [*kept, *[[reason, number] for reason, number in findings.skipped.items()]])
+    named = {f"for {split}": number for split, number in findings.passages.items()}
+    document.table(["passages", "number"], list({**named, **findings.skipped}.items()))
 
 
 def _say_kinds(document: Document, findings: Findings) -> None:
@@ -130,7 +130,7 @@ def _say_kinds(document: Document, findings: Findings) -> None:
     groups: dict[tuple[str, str, str], list[Candidate]] = {}
     for one in findings.candidates:
         groups.setdefault((one.kind, one.length, one.language), []).append(one)
-    rows = []
+    rows: list[list[str | int]] = []
     for (kind, length, language), group in sorted(groups.items()):
         words = [len(words_of(one.query)) for one in group]
         rows.append([kind, length or "–", language, len(group), _accepted(group), round(median(words))])
