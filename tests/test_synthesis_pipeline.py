@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import mlflow
+import pytest
 from chat_server import KEY, chat_server
 from pipeline_harness import environment
 from synthetic_documents import write_documents
 
 
+@pytest.mark.slow
 def test_documents_alone_end_in_a_registered_model_and_the_key_is_nowhere(tmp_path: Path) -> None:
     from conftest import nvembed
 
