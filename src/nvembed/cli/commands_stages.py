@@ -17,14 +17,14 @@ from nvembed.core.errors import UserError
 from nvembed.recipe import section_json
 
 
-def _folder(name: str, help_text: str, *, required: bool = True) -> Callable[..., Any]:
+def folder_option(name: str, help_text: str, *, required: bool = True) -> Callable[..., Any]:
     return click.option(name, type=click.Path(path_type=Path), required=required, help=help_text)
 
 
 @click.command()
 @recipe_options
-@_folder("--out", "Folder for the training examples.")
-@_folder("--eval-out", "Folder for the held-out sets.")
+@folder_option("--out", "Folder for the training examples.")
+@folder_option("--eval-out", "Folder for the held-out sets.")
 @click.option(
     "--shards",
     type=click.IntRange(min=1),
@@ -37,18 +37,18 @@ def prepare(recipe: str, overrides: tuple[str, ...], out: Path, eval_out: Path, 
     from nvembed import data
 
     checked = read_recipe(recipe, overrides)
-    _begin(out, eval_out)
+    begin(out, eval_out)
     data.check_source(checked.data)
     from nvembed.steps import prepare_data
 
     prepare_data(section_json(checked.data), str(out), str(eval_out), shards=shards)
-    _done(out, eval_out)
+    done(out, eval_out)
 
 
 @click.command()
 @recipe_options
-@_folder("--dataset", "What `nvembed prepare` wrote.")
-@_folder("--out", "Folder for the dataset with its hard negatives.")
+@folder_option("--dataset", "What `nvembed prepare` wrote.")
+@folder_option("--out", "Folder for the dataset with its hard negatives.")
 @click.option(
     "--shards",
     type=click.IntRange(min=1),
@@ -60,22 +60,26 @@ def mine(recipe: str, overrides: tuple[str, ...], dataset: Path, out: Path, shar
     """Mine hard negatives. Vectors and neighbours that an earlier attempt found are kept."""
     checked = read_recipe(recipe, overrides)
     _needs(dataset, "--dataset")
-    _begin(out)
+    begin(out)
     from nvembed.steps import mine_hard_negatives
 
     mining, resources = section_json(checked.mining), section_json(checked.resources)
     mine_hard_negatives(mining, resources, str(dataset), str(out), shards=shards)
-    _done(out)
+    done(out)
 
 
 @click.command()
 @recipe_options
 @click.option("--stage", type=click.Choice(["stage1", "stage2"]), default="stage1", show_default=True)
-@_folder("--dataset", "What `nvembed mine` (or `prepare`) wrote.", required=False)
-@_folder("--init", "The adapter to start from: stage 1's, for stage 2.", required=False)
-@_folder("--eval-sets", "What `nvembed prepare` held out: the dev split for the stage's dev_check.", required=False)
-@_folder("--resume", "A checkpoint (step-…) to go on from; default: the newest one of this very work.", required=False)
-@_folder("--out", "Folder for the trained adapter.", required=False)
+@folder_option("--dataset", "What `nvembed mine` (or `prepare`) wrote.", required=False)
+@folder_option("--init", "The adapter to start from: stage 1's, for stage 2.", required=False)
+@folder_option(
+    "--eval-sets", "What `nvembed prepare` held out: the dev split for the stage's dev_check.", required=False
+)
+@folder_option(
+    "--resume", "A checkpoint (step-…) to go on from; default: the newest one of this very work.", required=False
+)
+@folder_option("--out", "Folder for the trained adapter.", required=False)
 @plan_options
 def train(
     recipe: str,
@@ -104,7 +108,7 @@ def train(
         _needs(init, "--init")
     if eval_sets is not None:
         _needs(eval_sets, "--eval-sets")
-    _begin(out)
+    begin(out)
     from nvembed.steps import train as train_step
 
     train_step(
@@ -118,15 +122,15 @@ def train(
         resume=str(resume) if resume else None,
         eval_sets=str(eval_sets) if eval_sets else None,
     )
-    _done(out)
+    done(out)
 
 
 @click.command()
 @recipe_options
 @click.option("--candidate", type=click.Choice(["bm25", "base", "stage1", "stage2"]), required=True)
-@_folder("--eval-sets", "The held-out sets that `nvembed prepare` wrote.")
-@_folder("--adapter", "The adapter of stage1 or stage2.", required=False)
-@_folder("--out", "Folder for the results.")
+@folder_option("--eval-sets", "The held-out sets that `nvembed prepare` wrote.")
+@folder_option("--adapter", "The adapter of stage1 or stage2.", required=False)
+@folder_option("--out", "Folder for the results.")
 def evaluate(
     recipe: str, overrides: tuple[str, ...], candidate: str, eval_sets: Path, adapter: Path | None, out: Path
 ) -> None:
@@ -137,13 +141,13 @@ def evaluate(
         raise UserError(f"--adapter: {candidate} {'needs one' if adapter is None else 'takes none'}")
     if adapter is not None:
         _needs(adapter, "--adapter")
-    _begin(out)
+    begin(out)
     from nvembed.steps import evaluate as evaluate_step
 
     adapters = {candidate: str(adapter)} if adapter else {}
     sections = (section_json(checked.evaluation), section_json(checked.model), section_json(checked.resources))
     evaluate_step(candidate, *sections, str(eval_sets), adapters, str(out))
-    _done(out)
+    done(out)
 
 
 def _needs(folder: Path, option: str) -> None:
@@ -151,7 +155,7 @@ def _needs(folder: Path, option: str) -> None:
         raise UserError(f"{option} {folder}: no {MANIFEST} there; give a folder that one of nvembed's stages wrote")
 
 
-def _begin(*outputs: Path) -> None:
+def begin(*outputs: Path) -> None:
     """Refuse to replace what is not ours; show the library's log; end workers with us."""
     from nvembed.cli.preflight import check_writable
 
@@ -163,6 +167,6 @@ def _begin(*outputs: Path) -> None:
     lifeline.announce_self()
 
 
-def _done(*outputs: Path) -> None:
+def done(*outputs: Path) -> None:
     for folder in outputs:
         click.echo(str(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from nvembed.core.artifacts import output_folder, write_manifest
@@ -12,6 +13,7 @@ from nvembed.data.components import split_file
 from nvembed.data.evalsets import write_labelled, write_retrieval
 from nvembed.data.example import Example, Pair
 from nvembed.data.files import FilePairs, sample
+from nvembed.data.joining import hand_on, join, read_synthetic
 from nvembed.data.labels import TEXT_OF, example_based
 from nvembed.data.locations import source_digest
 from nvembed.data.modules import split_modules
@@ -27,7 +29,15 @@ if TYPE_CHECKING:
 _FEW_PASSAGES = 20
 
 
-def prepare(data: Data, dataset_out: Path, eval_out: Path, *, shards: int = 1, prepared: Sequence[Path] = ()) -> None:
+def prepare(
+    data: Data,
+    dataset_out: Path,
+    eval_out: Path,
+    *,
+    shards: int = 1,
+    prepared: Sequence[Path] = (),
+    synthetic: tuple[Path, Path] | None = None,
+) -> None:
     """Write the training dataset and the eval sets of a recipe's `data` section.
 
     Args:
@@ -35,6 +45,8 @@ def prepare(data: Data, dataset_out: Path, eval_out: Path, *, shards: int = 1, p
         dataset_out, eval_out: the folders to be written.
         shards: into how many shards a mix is divided; they are made one after another and change nothing in the result.
         prepared: folders of all shards of one plan (`write_shard`), in place of making them here.
+        synthetic: dataset folder and eval folder of synthetic data, which join the section's own data or, where there
+            is none, are handed on.
 
     Both folders appear whole or not at all; the same source and section give the same bytes, manifests' times aside.
     A file is read row by row, but its different pairs are held in memory: so much is needed as its text takes.
@@ -42,6 +54,16 @@ def prepare(data: Data, dataset_out: Path, eval_out: Path, *, shards: int = 1, p
     Raises:
         UserError: whatever `check_source` refuses, or content other than `data.digest` says.
     """
+    made = read_synthetic(synthetic)
+    if made is not None and made.alone:
+        hand_on(data, made, dataset_out, eval_out)
+        return
+    if made is not None:
+        with TemporaryDirectory(dir=dataset_out.parent, prefix=".own-") as folder:
+            own = Path(folder) / "dataset", Path(folder) / "eval"
+            prepare(data, *own, shards=shards, prepared=prepared)
+            join(data, made, own, dataset_out, eval_out)
+        return
     if data.source == "mix":
         from nvembed.data.mix_preparation import prepare_mix
 

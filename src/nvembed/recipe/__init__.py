@@ -16,9 +16,9 @@ from nvembed.recipe.schema import (
     Registration,
     Resources,
     Stage,
-    Synthesis,
 )
 from nvembed.recipe.sources import Place, Source, Table
+from nvembed.recipe.synthesis import Endpoint, Synthesis
 from nvembed.recipe.watching import BadSteps, DevCheck
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Data",
     "DevCheck",
     "Distillation",
+    "Endpoint",
     "Evaluation",
     "FalseNegatives",
     "Family",

@@ -13,6 +13,7 @@ from nvembed.recipe.blocks import LatentBlock, LoRA, SelfAttentionBlock
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.mining import Mining
 from nvembed.recipe.mix import Mix
+from nvembed.recipe.synthesis import Synthesis
 from nvembed.recipe.watching import BadSteps, DevCheck
 
 
@@ -133,12 +134,6 @@ class Data(Mix):
         if self.dev_fraction + self.test_fraction >= 0.9:
             raise ValueError("dev_fraction and test_fraction leave too little to train on")
         return self
-
-
-class Synthesis(Section):
-    """LLM-written examples. Off unless enabled."""
-
-    enabled: Literal[False] = False
 
 
 class Stage(Section):

@@ -8,6 +8,7 @@ from nvembed.steps.learn import mine_again, mine_hard_negatives, mine_shard, pre
 from nvembed.steps.measure import compare_models, evaluate
 from nvembed.steps.publish import finalize_run, register_model
 from nvembed.steps.resolve import resolve_recipe
+from nvembed.steps.synthetic import synthesize_data
 
 __all__ = [
     "compare_models",
@@ -20,5 +21,6 @@ __all__ = [
     "prepare_shard",
     "register_model",
     "resolve_recipe",
+    "synthesize_data",
     "train",
 ]

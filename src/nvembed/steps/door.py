@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.recipe import Data, Recipe
+from nvembed.steps.places import whole_path
+from nvembed.steps.synthetic import has_documents_alone, has_synthetic_sets, resolved_synthesis
+from nvembed.synthesis import RETRIEVAL
 
 MEASURED = ("retrieval", "classification", "clustering")
 """Task types that Python's documentation gives eval sets for; a user's file gives retrieval alone."""
@@ -25,6 +26,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
     from nvembed.mining.teachers import check_mining
     from nvembed.training.settings import check_settings
 
+    recipe = _gated_by_what_there_is(recipe)
     _check_what_is_measured(recipe)
     _check_device(recipe)
     if not _fits_the_processor(recipe):
@@ -35,18 +37,30 @@ def check_recipe(recipe: Recipe) -> Recipe:
     model = recipe.model.model_copy(update={"digest": modeling.backbone_digest(recipe.model)})
     mining = check_mining(recipe.mining)
     source = _with_whole_paths(recipe.data)
-    source = source.model_copy(update={"digest": data.check_source(source).digest})
-    return recipe.model_copy(update={"model": model, "mining": mining, "data": source})
+    synthesis = resolved_synthesis(recipe, mining)
+    digest = synthesis.digest if synthesis.alone else data.check_source(source).digest
+    source = source.model_copy(update={"digest": digest})
+    return recipe.model_copy(update={"model": model, "mining": mining, "data": source, "synthesis": synthesis})
+
+
+def _gated_by_what_there_is(recipe: Recipe) -> Recipe:
+    """The recipe with the gate on the synthetic retrieval set where there is no other."""
+    gate = recipe.registration.gate_task
+    if not has_documents_alone(recipe.synthesis, recipe.data) or gate != "retrieval":
+        return recipe
+    note(f"there is no data but documents: the model is judged by {RETRIEVAL}, queries that language models wrote")
+    return recipe.model_copy(update={"registration": recipe.registration.model_copy(update={"gate_task": RETRIEVAL})})
 
 
 def _with_whole_paths(data: Data) -> Data:
     """The section with the local paths in it absolute, since a task runs in another folder."""
 
-    def whole(path: str | None) -> str | None:
-        return path if path is None or "://" in path else str(Path(path).expanduser().resolve())
-
-    tables = {name: source.model_copy(update={"path": whole(source.path)}) for name, source in data.sources.items()}
-    return data.model_copy(update={"path": whole(data.path), "hub_mirror": whole(data.hub_mirror), "sources": tables})
+    tables = {
+        name: source.model_copy(update={"path": whole_path(source.path)}) for name, source in data.sources.items()
+    }
+    return data.model_copy(
+        update={"path": whole_path(data.path), "hub_mirror": whole_path(data.hub_mirror), "sources": tables}
+    )
 
 
 def _check_what_is_measured(recipe: Recipe) -> None:
@@ -54,8 +68,15 @@ def _check_what_is_measured(recipe: Recipe) -> None:
     splits, candidates = recipe.evaluation.splits, recipe.evaluation.candidates
     if not splits:
         raise UserError("evaluation.splits is empty: nothing would be measured; give [test] or [dev, test]")
+    alone = has_documents_alone(recipe.synthesis, recipe.data)
     if recipe.data.source == "mix":
         _check_what_a_mix_measures(recipe)
+    elif alone:
+        for split in splits:
+            if not getattr(recipe.synthesis.held_out, split):
+                raise UserError(
+                    f"evaluation.splits names {split}, but synthesis.held_out.{split} is 0; raise it or leave it out"
+                )
     elif "dev" in splits and not recipe.data.dev_fraction:
         raise UserError(
             "evaluation.splits names dev, but data.dev_fraction is 0; raise it or set evaluation.splits=[test]"
@@ -67,6 +88,8 @@ def _check_what_is_measured(recipe: Recipe) -> None:
         )
     measured = [task for task in MEASURED if task in recipe.data.task_types]
     tasks = ["retrieval"] if recipe.data.source in ("file", "mix") else measured
+    if has_synthetic_sets(recipe.synthesis):
+        tasks = [RETRIEVAL] if alone else [*tasks, RETRIEVAL]
     if recipe.registration.gate_task not in tasks:
         raise UserError(
             f"registration.gate_task is {recipe.registration.gate_task!r}, but this data gives the tasks "

@@ -26,19 +26,23 @@ def prepare_data(
     eval_sets: str,
     report: str | None = None,
     prepared: Sequence[str] = (),
+    synthetic: str | None = None,
+    synthetic_eval_sets: str | None = None,
     *,
     shards: int = 1,
 ) -> None:
     """Sources become training examples (`dataset`) and held-out sets (`eval_sets`).
 
     `prepared` are the folders of a mix's shards; without them so many `shards` are made here, one after another.
+    `synthetic` and `synthetic_eval_sets` are what `synthesize_data` wrote: it joins the rest, or is all there is.
     """
     from nvembed.data import prepare
 
     section = section_from_json(Data, data)
     with task("prepare_data", section.model_dump(mode="json")) as run:
         folders = [Path(folder) for folder in prepared]
-        prepare(section, Path(dataset), Path(eval_sets), shards=shards, prepared=folders)
+        both = (Path(synthetic), Path(synthetic_eval_sets)) if synthetic and synthetic_eval_sets else None
+        prepare(section, Path(dataset), Path(eval_sets), shards=shards, prepared=folders, synthetic=both)
         for name, folder in (("train", dataset), ("eval", eval_sets)):
             run.log_dataset(name, read_manifest(folder))
         run.log_folder(Path(dataset))

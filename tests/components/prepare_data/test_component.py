@@ -10,6 +10,8 @@ from pipeline_harness import run_component
 from components.prepare_data.component import prepare_data
 from nvembed.core.artifacts import read_manifest
 from nvembed.data import read_examples
+from nvembed.recipe import Synthesis
+from nvembed.synthesis import synthesize
 
 
 def one_shard(folder: Path) -> dict[str, tuple[type[dsl.Artifact], list[Path]]]:
@@ -19,8 +21,16 @@ def one_shard(folder: Path) -> dict[str, tuple[type[dsl.Artifact], list[Path]]]:
     return {"shards": (dsl.Dataset, [shard])}
 
 
+def nothing_synthetic(folder: Path) -> dict[str, tuple[type[dsl.Artifact], Path]]:
+    """What `synthesize_data` writes where synthesis is off."""
+    names = ("synthetic", "synthetic_eval_sets")
+    synthesize(Synthesis(), *(folder / name for name in names))
+    return {name: (dsl.Dataset, folder / name) for name in names}
+
+
 def test_writes_examples_held_out_sets_and_a_report(tmp_path: Path, sections: dict[str, str]) -> None:
-    folder = run_component(prepare_data, tmp_path, lists=one_shard(tmp_path), data=sections["data"])
+    given = {"artifacts": nothing_synthetic(tmp_path), "lists": one_shard(tmp_path)}
+    folder = run_component(prepare_data, tmp_path, **given, data=sections["data"])
 
     manifest = read_manifest(folder / "dataset", kind="dataset", verify=True)
     assert manifest.licenses
@@ -30,9 +40,9 @@ def test_writes_examples_held_out_sets_and_a_report(tmp_path: Path, sections: di
 
 
 def test_the_same_section_gives_the_same_bytes(tmp_path: Path, sections: dict[str, str]) -> None:
+    given = {"artifacts": nothing_synthetic(tmp_path), "lists": one_shard(tmp_path)}
     first, second = (
-        run_component(prepare_data, tmp_path / name, lists=one_shard(tmp_path), data=sections["data"])
-        for name in ("a", "b")
+        run_component(prepare_data, tmp_path / name, **given, data=sections["data"]) for name in ("a", "b")
     )
 
     for output in ("dataset", "eval_sets"):
