@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "recipe": ("nvembed.cli.commands_recipe", "recipe", "List, show and check recipes."),
     "data": ("nvembed.cli.commands_data", "data", "Try the sources of a recipe's mix."),
     "embed": ("nvembed.cli.commands_embed", "embed", "Turn a file of texts into vectors."),
-    "synthesize": ("nvembed.cli.commands_synthesis", "synthesize", "One stage: language models write examples."),
+    "synthesize": ("nvembed.cli.commands_synthesis", "synthesize", "One stage: write queries for documents."),
     "prepare": ("nvembed.cli.commands_stages", "prepare", "One stage: read, split and report the data."),
     "mine": ("nvembed.cli.commands_stages", "mine", "One stage: mine hard negatives."),
     "train": ("nvembed.cli.commands_stages", "train", "One stage: train stage 1 or stage 2."),
