@@ -12,7 +12,7 @@ from nvembed.recipe.base import Positive, Section
 class Teacher(Section):
     """What scores candidates: an embedding model, used as its own card says, or BM25."""
 
-    kind: Literal["model", "bm25"] = Field("model", description="bm25: by words; needs no other key")
+    kind: Literal["model", "bm25"] = Field("model", description="bm25: by words; the other keys are not used")
     backbone: str = Field("", description="an embedding model: hub id, folder or `package:<module>`")
     revision: str | None = None
     pooling: Literal["mean", "cls", "last"] = "mean"
@@ -26,8 +26,6 @@ class Teacher(Section):
     def _a_model_is_named(self) -> Teacher:
         if self.kind == "model" and not self.backbone:
             raise ValueError("backbone is missing: name the teacher's model, or set kind=bm25")
-        if self.kind == "bm25" and self.backbone:
-            raise ValueError(f"backbone is {self.backbone!r}, but kind is bm25, which has none; drop one of the two")
         return self
 
 
