@@ -21,16 +21,19 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 
-LONG = (  # test files of more than twenty seconds, the longest first; `pytest --durations=0` tells
-    "training/test_ranks.py",
+LONG = (  # test files that take half a minute or more on a busy machine, the longest first (`pytest --durations=0`)
     "test_pipeline.py",
-    "training/test_watching.py",
-    "training/test_stage.py",
     "training/test_resume.py",
-    "training/test_bad_steps.py",
+    "training/test_watching.py",
     "training/test_what_is_trained.py",
-    "cli/test_stages.py",
+    "training/test_stage.py",
+    "training/test_ranks.py",
+    "training/test_bad_steps.py",
+    "modeling/test_exported_folders.py",
+    "training/test_plan.py",
     "cli/test_run.py",
+    "training/test_stages_of_sources.py",
+    "modeling/test_backbone_families.py",
 )
 
 

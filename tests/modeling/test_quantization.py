@@ -78,6 +78,7 @@ def test_what_was_trained_on_four_bits_is_merged_onto_the_original_weights(
 
 
 def test_it_is_refused_where_bitsandbytes_is_missing(section: Section, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_section(section())  # what it takes besides is imported now, whichever tests ran before
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "path_importer_cache", {})
