@@ -52,7 +52,8 @@ def start(job: Path, ranks: int = 1, *, prefix: Sequence[str] = (), **options: A
 
 def log_of(job: Path) -> str:
     """What the ranks of all attempts said."""
-    return (job.parent / "worker.log").read_text()
+    log = job.parent / "worker.log"
+    return log.read_text() if log.exists() else ""  # a run may be killed before it has one
 
 
 def finish(job: Path, ranks: int = 1) -> dict[str, torch.Tensor]:
