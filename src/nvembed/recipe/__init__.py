@@ -3,17 +3,17 @@
 from nvembed.recipe.ablation import Ablation, Family, Variant
 from nvembed.recipe.batches import Batches
 from nvembed.recipe.blocks import LatentBlock, LoRA
+from nvembed.recipe.evaluation import Evaluation
 from nvembed.recipe.licences import refused_sources, refusing_pattern, what_falls_out
 from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json, variant_recipe
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.mining import CrossEncoder, Mining, Sampling, Search, Teacher
+from nvembed.recipe.registration import Registration
 from nvembed.recipe.schema import (
     SECTIONS,
     Data,
-    Evaluation,
     Model,
     Recipe,
-    Registration,
     Resources,
     Stage,
 )

@@ -10,9 +10,11 @@ from nvembed.recipe.ablation import Ablation
 from nvembed.recipe.base import Fraction, Positive, Section, TaskType, Weight
 from nvembed.recipe.batches import Batches
 from nvembed.recipe.blocks import LatentBlock, LoRA, SelfAttentionBlock
+from nvembed.recipe.evaluation import Evaluation
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.mining import Mining
 from nvembed.recipe.mix import Mix
+from nvembed.recipe.registration import Registration
 from nvembed.recipe.synthesis import Synthesis
 from nvembed.recipe.watching import BadSteps, DevCheck
 
@@ -187,26 +189,6 @@ class Stage(Section):
         if isinstance(tree, dict) and "in_batch_negatives" in tree:
             raise ValueError("in_batch_negatives is now in_batch.enabled; write `in_batch: {enabled: true or false}`")
         return tree
-
-
-class Evaluation(Section):
-    """What is measured, and how sure one wants to be."""
-
-    candidates: list[Literal["bm25", "base", "stage1", "stage2"]] = Field(["bm25", "base", "stage1", "stage2"])
-    splits: list[Literal["dev", "test"]] = Field(["dev", "test"])
-    bootstrap_samples: Positive = 2000
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    batch_tokens: Positive = 16384
-    seed: int = 17
-
-
-class Registration(Section):
-    """Under which name the model is registered and what makes it champion."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "nvembed"
-    gate_task: str = "retrieval"
-    min_gain: float = Field(0.0, description="the lower end of the paired interval must be above this")
-    guard_margin: Annotated[float, Field(ge=0)] = Field(0.02, description="no other task may lose more than this")
 
 
 class Resources(Section):
