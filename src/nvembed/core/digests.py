@@ -51,4 +51,4 @@ def code_digest() -> str:
     return digest_json(files)
 
 
-_SOURCES = {".py", ".yaml", ".json", ".j2", ".html"}
+_SOURCES = {".py", ".yaml", ".json", ".j2", ".html", ".tsv"}
