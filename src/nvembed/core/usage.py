@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from nvembed.core.artifacts import MANIFEST, read_manifest, write_file
 
-logger = logging.getLogger(__name__)
 POWERCAP = Path("/sys/class/powercap")
 _LOOK_EVERY = 60.0  # seconds; a RAPL counter of 262 kJ turns over after 9 minutes at 500 W
 
@@ -70,16 +68,25 @@ class Energy:
             return None
 
 
-class Meter:
-    """Counts from its making on, until its `with` block ends. `gpus` are NVML handles of the GPUs that the task holds; None: those it can see."""
+class Gpus(Protocol):
+    """The GPUs that a task holds, as `tracking.gpus` reads them."""
 
-    def __init__(self, task: str, run: str = "", *, gpus: Sequence[Any] | None = None, root: Path = POWERCAP) -> None:
+    count: int
+
+    def joules(self) -> float | None:
+        """What they have used since some moment in the past; None where they do not say."""
+        ...
+
+
+class Meter:
+    """Counts from its making on, until its `with` block ends."""
+
+    def __init__(self, task: str, run: str = "", *, gpus: Gpus | None = None, root: Path = POWERCAP) -> None:
         self._task, self._run = task, run
         self._begun, self._started = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
         self._processor = _processor_seconds()
         self._energy = Energy(root)
-        self._gpus = visible_gpus() if gpus is None else list(gpus)
-        self._gpu_joules = _gpu_joules(self._gpus)
+        self._gpus, self._gpu_joules = gpus, gpus.joules() if gpus else None
 
     def __enter__(self) -> Meter:
         return self
@@ -94,38 +101,22 @@ class Meter:
         held it, busy or not.
         """
         seconds = time.monotonic() - self._started
+        count = self._gpus.count if self._gpus else 0
         entry: dict[str, Any] = {
             "task": self._task,
             "run": self._run,
             "begun": self._begun,
             "seconds": round(seconds, 2),
             "cpu_seconds": round(_processor_seconds() - self._processor, 2),
-            "gpus": len(self._gpus),
-            "gpu_seconds": round(seconds * len(self._gpus), 2),
+            "gpus": count,
+            "gpu_seconds": round(seconds * count, 2),
         }
         if self._energy.readable:
             entry["cpu_joules"] = round(self._energy.look(), 1)
-        after = _gpu_joules(self._gpus)
+        after = self._gpus.joules() if self._gpus else None
         if after is not None and self._gpu_joules is not None:
             entry["gpu_joules"] = round(after - self._gpu_joules, 1)
         return entry
-
-
-def visible_gpus() -> list[Any]:
-    """NVML handles of the GPUs that this process may use; none without a driver or its Python binding."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except Exception as error:  # noqa: BLE001 - no binding, no driver, no right: no GPUs
-        logger.debug("no GPUs to be counted: %s", error)
-        return []
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None or not all(one.strip().isdigit() for one in chosen.split(",") if one.strip()):
-        return handles
-    wanted = [int(one) for one in chosen.split(",") if one.strip()]
-    return [handles[index] for index in wanted if index < len(handles)]
 
 
 def add_usage(folder: Path | str, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -155,15 +146,3 @@ def identity(entry: Mapping[str, Any]) -> tuple[str, str]:
 def _processor_seconds() -> float:
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
-
-
-def _gpu_joules(gpus: Sequence[Any]) -> float | None:
-    if not gpus:
-        return None
-    try:
-        import pynvml
-
-        return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in gpus) / 1000
-    except Exception as error:  # noqa: BLE001 - cards before Volta and some virtual ones do not count
-        logger.debug("no energy of GPUs: %s", error)
-        return None

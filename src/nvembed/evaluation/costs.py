@@ -75,7 +75,7 @@ def cost_table(rows: Sequence[Cost], prices: Prices | None) -> tuple[list[str], 
     cells = [[show(row) for _, show in columns] for row in rows]
     kept = [n for n in range(len(columns)) if any(line[n] != "–" for line in cells)]
     head = ["stage", *(columns[n][0] for n in kept)]
-    names = [f"{row.stage} (from an earlier run)" if row.earlier and row.stage != "total" else row.stage for row in rows]
+    names = [row.stage + (" (from an earlier run)" if row.earlier and row.stage != "total" else "") for row in rows]
     return head, [[name, *(line[n] for n in kept)] for name, line in zip(names, cells, strict=True)]
 
 

@@ -41,7 +41,7 @@ def task(
     emit("start")
     try:
         with (
-            Meter(name, tracking.pipeline_run_id() or "") as meter,
+            Meter(name, tracking.pipeline_run_id() or "", gpus=tracking.VisibleGpus()) as meter,
             tracking.task_run(name, dict(section or {})) as run,
         ):
             yield run
