@@ -23,7 +23,7 @@ def evaluate(
     from nvembed.evaluation import evaluate as run_evaluation
 
     section = section_from_json(Evaluation, evaluation)
-    with task(f"evaluate_{candidate}", section.model_dump(mode="json")) as run:
+    with task(f"evaluate_{candidate}", section.model_dump(mode="json"), made=[results]) as run:
         adapter = adapters.get(candidate)
         run_evaluation(
             candidate,
@@ -64,8 +64,9 @@ def compare_models(
         measured = [Path(folder) for folder in results]
         machine = section_from_json(Resources, resources)
         champion = registry.champion_results(names, section, machine, Path(eval_sets), measured)
-        compare(section, names, measured, Path(comparison), champion=champion)
         folders = {name: Path(folder) for name, folder in made.items()}
+        run_id = tracking.pipeline_run_id() or ""
+        compare(section, names, measured, Path(comparison), champion=champion, made=list(folders.values()), run=run_id)
         for folder in map(Path, results):
             folders[f"evaluate_{read_manifest(folder).extra['candidate']}"] = folder
         folders["compare_models"] = Path(comparison)
