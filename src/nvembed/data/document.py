@@ -16,7 +16,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } h3 { font-
 .passed { border-color: #0072b2; } .failed { border-color: #d55e00; }
 .note { color: #57606a; font-size: .88rem; margin: .4rem 0; }
 .wide { overflow-x: auto; font-size: .85rem; }
-.firm td { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.firm td, .foreign td:first-child { white-space: nowrap; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; margin: .8rem 0; }
 th, td { padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #d8dee4; text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
@@ -47,7 +47,7 @@ class Document:
     def note(self, text: str) -> None:
         """Add what explains the rest, in small print."""
         self._markdown.append(text)
-        self._html.append(f'<p class="note">{escape(text)}</p>')
+        self._html.append(f'<p class="note">{escape(text.replace("`", ""))}</p>')
 
     def verdict(self, text: str, *, passed: bool) -> None:
         """Add the sentence that the page is about."""
@@ -84,7 +84,7 @@ class Document:
             + "</tr>\n"
             for row in cells
         )
-        kind = ' class="firm"' if firm else ""
+        kind = ' class="firm"' if firm else ' class="foreign"' if foreign else ""
         self._html.append(f'<div class="wide"><table{kind}>\n<tr>{head}</tr>\n{body}</table></div>')
 
     def quote(self, text: str) -> None:
