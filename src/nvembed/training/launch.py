@@ -7,10 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from nvembed.core import lifeline
 from nvembed.core.errors import UserError
@@ -37,7 +34,7 @@ def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Pa
     reserve_error(job.parent)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", WORKER, str(job)]
-    with log.open("ab") as stream, _sigterm_raises():
+    with log.open("ab") as stream, lifeline.sigterm_raises():
         start = stream.tell()
         process = subprocess.Popen(
             command,
@@ -103,20 +100,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(timeout=patience)
             return
 
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Make the first SIGTERM an exception here, so that the ranks are ended in order. Only a main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # the end has begun
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
