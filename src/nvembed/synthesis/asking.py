@@ -33,8 +33,8 @@ class Request:
     key: str
 
 
-def make_request(section: Synthesis, name: str, prompt: Prompt) -> Request:
-    """A request; its `key` covers all that can change the answer."""
+def drawn(section: Synthesis, name: str) -> tuple[int, int]:
+    """Seed and number of the endpoint of a request."""
     draw = int(digest_text(f"{section.seed}/{name}")[:16], 16)
     seed, share = draw % 2**31, (draw >> 31) / 2**33 * sum(endpoint.weight for endpoint in section.endpoints)
     chosen = 0
@@ -42,6 +42,12 @@ def make_request(section: Synthesis, name: str, prompt: Prompt) -> Request:
         share -= endpoint.weight
         if share < 0:
             break
+    return seed, chosen
+
+
+def make_request(section: Synthesis, name: str, prompt: Prompt) -> Request:
+    """A request; its `key` covers all that can change the answer."""
+    seed, chosen = drawn(section, name)
     asked = section.endpoints[chosen]
     decides = [asked.base_url, asked.model, prompt.messages, dict(prompt.schema), section.asking.temperature, seed]
     return Request(name, prompt, seed, chosen, digest_json(decides)[:32])

@@ -137,7 +137,7 @@ class Endpoint:
     def _send(self, prompt: Prompt, seed: int, *, plain: bool = False) -> Reply:
         import openai
 
-        with_schema = self._schema is not False and not plain
+        with_schema = bool(prompt.schema) and self._schema is not False and not plain
         try:
             made: Any = self._client.chat.completions.create(**self._request(prompt, seed, with_schema))
         except openai.APITimeoutError:

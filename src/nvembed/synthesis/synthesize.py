@@ -21,6 +21,7 @@ from nvembed.synthesis.documents import Documents, Passage, read_documents
 from nvembed.synthesis.filters import (
     Embed,
     clean_negatives,
+    language_identifier,
     measure_leakage,
     refuse_duplicates,
     refuse_languages,
@@ -61,6 +62,8 @@ def check_synthesis(section: Synthesis) -> str:
         raise UserError(
             f"synthesis: package {error.name} is not installed; pip install 'nvembed[synthesis]'"
         ) from error
+    if section.quality.language:
+        language_identifier()
     return _material(section).documents.digest
 
 
