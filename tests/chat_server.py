@@ -196,6 +196,8 @@ def answer(body: dict[str, Any], fault: str = "") -> str:
                 "hard_negatives": [f"Something else on {' '.join(reversed(words))}"],
             }
         )
+    if (bare := re.search(r"\n\nWrite (one|(\d+) lines)", prompt)) is not None:
+        return "\n".join(questions(prompt[: bare.start()], int(bare[2] or 1)))
     wanted = len(re.findall(r"^\d+\. .*; in \w+", prompt, re.M))
     made = [
         {"query": query, "hard_negatives": [f"Nothing of this kind is known about entry {number} of any list whatever"]}

@@ -287,7 +287,12 @@ def test_synthetic_data_take_the_place_that_the_mix_keeps_for_them(mirror: Path,
     line = both.extra["sources"][-1]
     assert (line["name"], line["rows"], line["left_by_cap"], line["examples"]) == ("by-models", 13, 2, 10)
     assert line["dropped"] == {"synthetic example that holds an evaluation text": 1}
-    mine(Mining(teacher=Teacher(kind="bm25"), num_negatives=2), Resources(device="cpu"), tmp_path / "both", tmp_path / "mined")
+    mine(
+        Mining(teacher=Teacher(kind="bm25"), num_negatives=2),
+        Resources(device="cpu"),
+        tmp_path / "both",
+        tmp_path / "mined",
+    )
     passages = {text for _, text in written}
     mined = [one for one in read_examples(tmp_path / "mined") if one.source == "by-models"]
     assert all(len(one.negatives) == 2 and set(one.negatives) < passages for one in mined)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from chat_server import KEY, ChatServer, chat_server
@@ -163,12 +163,33 @@ def test_a_server_with_json_schema_is_asked_by_it(section: Make, server: ChatSer
     assert all(body["response_format"]["json_schema"]["schema"]["required"] == ["queries"] for body in server.bodies)
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_small_model_is_asked_for_bare_lines(number: int, section: Make, server: ChatServer) -> None:
+    asked = section(endpoint={"answers": "lines"}, queries={"per_passage": number, "languages": {"de": 1}})
+    gathered, _ = write(asked)
+
+    passages = {passage.text: passage.id for passage in read_documents(asked).passages}
+    assert len(gathered.candidates) == number * PASSAGES and not gathered.failures
+    for one in gathered.candidates:
+        assert passages[one.positive] == one.passage and one.query.endswith("?") and one.negatives == ()
+        assert one.prompt == "lines-1"
+    for body in server.bodies:
+        (message,) = body["messages"]
+        assert "response_format" not in body and message["content"].count("in German") == number
+
+
+@pytest.mark.parametrize("other", [{"paper": {"enabled": True}}, {"quality": {"judge": {"enabled": True}}}])
+def test_bare_lines_serve_for_documents_alone(other: dict[str, Any], section: Make) -> None:
+    with pytest.raises(ValueError, match="lines, which serves for queries on documents alone; set it to json"):
+        section(endpoint={"answers": "lines"}, **other)
+
+
 def test_a_passage_longer_than_the_models_context_costs_itself_alone(section: Make, server: ChatServer) -> None:
     server.faults.append("too-long")
 
     gathered, asker = write(section())
 
-    assert dict(gathered.failures) == {"no answer: longer than the model's context": 1}
+    assert dict(gathered.failures) == {"no answer: longer than the model's context; lower synthesis.passages.words": 1}
     assert len({candidate.passage for candidate in gathered.candidates}) == PASSAGES - 1
     assert asker.budget.spent.requests == PASSAGES - 1, "what is refused takes nothing"
 

@@ -264,7 +264,9 @@ def _add_eval_sets(eval_sets: Path, source: Path, own: Path, data: Data, dropped
     sets = {file.parent: read_retrieval(file.parent) for file in sorted(source.glob("*/*/qrels.parquet"))}
     # the held-out texts are looked into for each training text, and not the other way: a mix has millions of the latter
     index: NearCopies[str] = NearCopies(data.near_copy_threshold)
-    for text in {text for found in sets.values() for texts in (found["queries"], found["corpus"]) for text in texts.values()}:
+    for text in {
+        text for found in sets.values() for texts in (found["queries"], found["corpus"]) for text in texts.values()
+    }:
         index.add(text, text)
     trained = (row[name] for row in read_parts(own / "train") for name in ("query", "positive")) if sets else ()
     copies = {copied for text in trained for copied in index.copies_of(text)}

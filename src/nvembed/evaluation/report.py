@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import write_file
 from nvembed.data.document import Document, markdown_table
+from nvembed.data.evalsets import SYNTHETIC
 from nvembed.evaluation.changes import Changes, query_changes
 from nvembed.evaluation.costs import Cost, cost_table
 from nvembed.evaluation.figure import MOST_TASKS, task_order
@@ -50,6 +51,18 @@ def write_report(
     page.table(*speed_table(models), firm=True)
     page.write(folder)
     write_file(folder / "table.md", markdown_table(*score_table(content)))
+
+
+def synthetic_note(content: Mapping[str, Any]) -> str:
+    """What stands beside a comparison's scores if some of its tasks are synthetic; empty if none is."""
+    tasks = {task for model in content["scores"].values() for split in model.values() for task in split}
+    named = sorted(task for task in tasks if task.startswith(f"{SYNTHETIC}-"))
+    if not named:
+        return ""
+    return (
+        f"{', '.join(named)}: synthetic. Its queries were written by language models, not by users; users' queries may "
+        "be harder, or of another kind."
+    )
 
 
 def _queries(page: Document, content: Mapping[str, Any], changes: Changes | None) -> None:
@@ -99,6 +112,8 @@ def _notes(content: Mapping[str, Any], models: Mapping[str, Results]) -> list[st
         "documents (clustering: v-measure computed anew, spread set to the jackknife's standard error).",
     ]
     notes += _too_small(content)
+    if said := synthetic_note(content):
+        notes.append(said)
     if kept:
         notes.append(
             "The untrained backbone is measured as its own card says (card) and under this project's instruction "

@@ -12,6 +12,7 @@ from nvembed.core.artifacts import MANIFEST, Manifest, read_manifest
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.core.state import state_folder
+from nvembed.evaluation.report import synthetic_note
 from nvembed.registry.exporting import export, model_digest
 from nvembed.registry.promotion import Decision, challenge, crown, decide, registry_lock
 from nvembed.registry.registering import own_evaluation, register
@@ -120,6 +121,8 @@ def _card(
         "checked_against": (data.extra.get("decontamination") or {}).get("checked_against") if data else None,
         "table": table.read_text(encoding="utf-8") if table.is_file() else None,
         "verdict": list(verdict["verdict"].get("reasons", [])),
+        "note": synthetic_note(verdict),
+        "writers": (data.extra.get("synthesis") or {}).get("models") or [] if data else [],
         "sections": sections,
         "lineage": {"pipeline run": run_id, "code": trained.code, "adapter": trained.content},
     }

@@ -150,7 +150,9 @@ class Endpoint:
         except openai.APIStatusError as error:
             raise self._status(error, with_schema) from None
         except (openai.OpenAIError, ValueError) as error:  # a body that is no JSON
-            raise Trouble(f"an unreadable answer ({type(error).__name__})", "retry", spent=self.likely(prompt)) from None
+            raise Trouble(
+                f"an unreadable answer ({type(error).__name__})", "retry", spent=self.likely(prompt)
+            ) from None
         if with_schema:
             self._schema = True
         return self._reply(made, prompt)
@@ -202,7 +204,7 @@ class Endpoint:
             pause = retry_after(error.response.headers)
             return Trouble("rate limit" if status == 429 else f"status {status}", "wait", pause=pause)
         if _TOO_LONG.search(f"{error.code} {said}"):
-            return Trouble("longer than the model's context", "refused")
+            return Trouble("longer than the model's context; lower synthesis.passages.words", "refused")
         if with_schema and self._schema is None:
             return _SchemaRefused()
         with self._lock:

@@ -82,7 +82,7 @@ def bare_lines(text: str) -> list[str]:
     """The lines of a bare answer without numbers, quotes and fences; what only leads to the next line is left out."""
     found = []
     for line in _THOUGHTS.sub("", text).splitlines():
-        line = line.strip().strip("*").strip()
+        line = line.replace("**", "").strip()
         while mark := _MARK.match(line):
             line = line[mark.end() :]
         if len(line) > 1 and line[0] in _QUOTES and line[-1] in _QUOTES:

@@ -201,7 +201,9 @@ def _splits_or_refuse(section: Synthesis, findings: Findings) -> list[str]:
         "; ".join(missing) if counts["train"] else f"none of {findings.requests} requests gave an example to train on"
     )
     budget = f"; the run stopped at its budget, {findings.stopped}" if findings.stopped else ""
+    mend = ["raise the budget"] if findings.stopped else []
+    mend += ["lower synthesis.held_out.min_queries"] if counts["train"] else []
     raise UserError(
         f"synthesis: {said}{budget} ({findings.reasons()}); the report is {folder / 'report.html'}; answers are kept: "
-        "raise the budget, lower synthesis.held_out.min_queries or mend what it shows, and start again"
+        f"{' or '.join([*mend, 'mend what it shows'])}, and start again"
     )
