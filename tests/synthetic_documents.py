@@ -39,8 +39,8 @@ def synthetic_folders(
     dataset, eval_sets = folder / "dataset", folder / "eval"
     examples = [
         Example.make(
-            task=RETRIEVAL, task_type="retrieval", query=query, positive=positive, instruction="Find it", source="synthetic",
-            license="cc0-1.0",
+            task=RETRIEVAL, task_type="retrieval", query=query, positive=positive, instruction="Find it",
+            source="synthetic", license="cc0-1.0",
         )
         for query, positive in pairs
     ]  # fmt: skip

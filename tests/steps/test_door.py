@@ -125,7 +125,7 @@ def test_the_round_trips_own_teacher_is_digested_and_must_have_vectors(tmp_path:
         ("mining.teacher.kind=bm25", "mining.teacher"),
         ("synthesis.quality.round_trip.teacher={kind: bm25}", "its teacher"),
     ):
-        with pytest.raises(UserError, match=rf"round_trip: {whose} is BM25, which has no vectors; give synthesis"):
+        with pytest.raises(UserError, match=rf"round_trip: {whose} is BM25 and has no vectors; give synthesis"):
             check_recipe(load_recipe("tiny", [*asked, override]))
 
 

@@ -112,7 +112,8 @@ def make_plan(recipe: Recipe, families: Sequence[str] = ()) -> Plan:
         raise UserError("evaluation.splits: an ablation picks on dev and judges on test; give [dev, test]")
     if recipe.synthesis.enabled:
         raise UserError(
-            "synthesis.enabled is true, but an ablation takes data as they are; set it to false, or name pairs in data.path"
+            "synthesis.enabled is true, but an ablation takes data as they are; set it to false, and name pairs in "
+            "data.path if you have some"
         )
     checked = check_recipe(recipe)
     arms = {name: _arms(checked, name) for name in families or known}

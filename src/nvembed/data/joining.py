@@ -2,8 +2,8 @@
 
 Synthetic folders have the shapes that `prepare` writes; their manifests say in `extra.synthesis` whether the section is
 on (`enabled`) and whether there is no other data (`alone`). Held-out sets keep their own name, which says that they are
-synthetic. In a mix they take the place of the source that has `synthesis: true`: its name, pool, stages and cap hold for
-them, and they are checked against the evaluation texts like every other source.
+synthetic. In a mix they take the place of the source that has `synthesis: true`: its name, pool, stages and cap hold
+for them, and they are checked against the evaluation texts like every other source.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def _check_what_a_mix_measures(recipe: Recipe) -> None:
         raise UserError("data.sources: no source is of task_type retrieval, so there are no dev queries to hold out")
     if recipe.synthesis.enabled and not any(source.synthesis for source in recipe.data.sources.values()):
         raise UserError(
-            "synthesis.enabled is true, but no source of the mix stands for what it writes; add one to data.sources, as "
+            "synthesis.enabled is true, but no source of the mix stands for what it writes; add one to data.sources: "
             "{synthetic: {synthesis: true, stages: [1, 2]}}"
         )
     from nvembed.data.adapters.mix import left_out

@@ -87,7 +87,7 @@ def _with_checked_teacher(section: Synthesis, *, own: bool) -> Synthesis:
     assert trip.teacher is not None
     if trip.teacher.kind != "model":
         raise UserError(
-            f"synthesis.quality.round_trip: {'its teacher' if own else 'mining.teacher'} is BM25, which has no vectors; "
+            f"synthesis.quality.round_trip: {'its teacher' if own else 'mining.teacher'} is BM25 and has no vectors; "
             "give synthesis.quality.round_trip.teacher a model, or set synthesis.quality.round_trip.enabled=false"
         )
     trip = trip.model_copy(update={"teacher": check_teacher(trip.teacher)})

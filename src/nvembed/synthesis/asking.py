@@ -75,8 +75,8 @@ class Asker:
     def ask(self, requests: Sequence[Request], label: str) -> dict[str, Answer]:
         """Answers by name, of as many as the budget allows; each is on disk before it counts.
 
-        Where the process is to end (an interrupt, SIGTERM, the death of the run it belongs to), nothing more is sent, and
-        what is under way is waited for and kept. If it is killed itself, that is lost and counts as spent.
+        Where the process is to end (an interrupt, SIGTERM, the death of the run it belongs to), nothing more is sent,
+        and what is under way is waited for and kept. If it is killed itself, that is lost and counts as spent.
 
         Raises:
             UserError: an endpoint refuses the key or the model, or answers nothing for longer than `patience`.

@@ -58,8 +58,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Messages, the JSON schema of the answer (empty: bare text), and tokens: likely ones of the answer, and the most it
-    may have."""
+    """Messages, the JSON schema of the answer, and tokens: likely ones of the answer, and the most it may have.
+
+    An empty schema: the answer is bare text.
+    """
 
     messages: tuple[tuple[str, str], ...]
     schema: Mapping[str, Any]
