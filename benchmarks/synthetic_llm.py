@@ -188,10 +188,10 @@ def compare(
 
     place = {text: number for number, text in enumerate(passages)}
     own = np.array([place[row["positive"]] for row in rows])
-    questions = [row["query"] for row in rows]
+    questions, half = [row["query"] for row in rows], len(rows) // 2
     asked = {
         "questions by the model": questions,
-        "another passage's question": [*questions[1:], *questions[:1]],
+        "another passage's question": [*questions[half:], *questions[:half]],  # of another module
         "first paragraph by a person": [written[int(row["document"].rpartition("#")[2])] for row in rows],
         "the passage's first sentence": [row["positive"].partition("\n\n")[2].split(". ")[0] for row in rows],
     }
