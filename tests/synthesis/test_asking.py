@@ -311,6 +311,20 @@ def test_a_torn_last_line_is_dropped_and_a_damaged_one_passed_over(tmp_path: Pat
     assert Answers(tmp_path).spent({"a", "d"}) == Spent(2, 6, 0.0)
 
 
+def test_requests_that_kills_ended_count_as_spent(tmp_path: Path) -> None:
+    sent = Answer("a", None, "m", 10, 0, 0.5, "under way")
+    for _ in range(2):  # two processes that were killed while they waited
+        Answers(tmp_path).add(sent)
+    third = Answers(tmp_path)
+    third.add(sent)
+    third.add(Answer("a", None, "m", 0, 0, 0.0, "took nothing"))
+    third.add(sent)
+    third.add(Answer("a", "text", "m", 1, 2, 0.25))
+
+    assert third.spent({"a"}) == Answers(tmp_path).spent({"a"}) == Spent(3, 23, 1.25)
+    assert third.spent({"b"}) == Spent()
+
+
 CHILD = """
     import sys
     from nvembed.core.lifeline import tie_to_parent

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import psutil
 
 _GRACE = 5.0
+_SILENCE = 2.0
 TRAINING_GRACE = float(GRACE)
 """Seconds for ranks to end the step they are in, which may itself take most of a minute on a CPU, and to write a
 checkpoint; torchrun gives them as long. Killed sooner they would lose all since their last checkpoint."""
@@ -79,15 +80,20 @@ def _names(process: psutil.Process, word: str) -> bool:
         return False
 
 
-def wait_for_leftovers(output_dir: Path, *, timeout: float = lifeline.LAST_MOMENT + 10) -> list[int]:
+def wait_for_leftovers(
+    output_dir: Path, *, timeout: float = lifeline.LAST_MOMENT + 10, tell: Callable[[str], None] | None = None
+) -> list[int]:
     """Wait until the tasks of a killed run in `output_dir` have ended, which they do by themselves: nearly all at once,
-    one that waits for answers within a minute.
+    one that waits for answers within a minute. `tell` is told in a line if it takes longer than two seconds.
 
     Returns:
         Process ids of those that still live after `timeout` seconds.
     """
-    until = time.monotonic() + timeout
-    while (alive := _orphans(output_dir)) and time.monotonic() < until:
+    started, said = time.monotonic(), False
+    while (alive := _orphans(output_dir)) and (waited := time.monotonic() - started) < timeout:
+        if tell is not None and not said and waited > _SILENCE:
+            tell("waiting for the tasks of a killed run to bring home what they have under way")
+            said = True
         time.sleep(0.2)
     return alive
 

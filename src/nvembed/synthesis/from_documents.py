@@ -61,7 +61,8 @@ def read_passage_answer(
     """The queries of an answer, in order, at most as many as were asked for; none if it cannot be used."""
     in_lines = _in_lines(section, request.endpoint)
     found = parse_object(answer.text or "") or {}
-    items = bare_lines(answer.text or "") if in_lines and not found else found.get("queries", [found])
+    bare = in_lines and not {"query", "queries"} & found.keys()  # some answer in JSON unasked
+    items = bare_lines(answer.text or "") if bare else found.get("queries", [found])
     candidates = []
     for wish, item in zip(wishes_of(section, passage), items if isinstance(items, list) else [], strict=False):
         query = item.get("query") if isinstance(item, dict) else item
