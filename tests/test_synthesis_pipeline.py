@@ -23,6 +23,7 @@ def kill_the_run(server: ChatServer, answered: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_documents_alone_end_in_a_registered_model_and_the_key_is_nowhere(tmp_path: Path) -> None:
     from conftest import nvembed
 
