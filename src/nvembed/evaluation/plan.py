@@ -123,6 +123,11 @@ def read_item(item: str) -> tuple[str, int, int]:
     return found[1], number, shares
 
 
+def task_name(item: str) -> str:
+    """What the pipeline's task for an item calls itself: `evaluate_stage2`, `evaluate_stage2_1of3`."""
+    return "evaluate_" + item.replace(" ", "_").replace("/", "of")
+
+
 def _local(source: EvalSet, seed: int, group: str) -> Planned:
     from nvembed.evaluation.scoring import score_set
 
