@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import output_folder, read_manifest, write_file, write_manifest
 from nvembed.core.errors import UserError
+from nvembed.evaluation.items import Items, read_items, write_items
 
 if TYPE_CHECKING:
     from nvembed.evaluation.scoring import Scored
@@ -31,7 +32,7 @@ class Results:
     eval_sets: str
     seed: int
     tasks: dict[tuple[str, str], dict[str, Any]]
-    items: dict[tuple[str, str], list[dict[str, Any]]]
+    items: dict[tuple[str, str], Items]
     content: str
     speed: dict[str, Any]
 
@@ -48,7 +49,8 @@ def write_results(
     speed: Mapping[str, Any],
 ) -> None:
     """Write an evaluation folder; of several variants each task keeps the one that scores best on it."""
-    rows, items = [], []
+    rows: list[dict[str, Any]] = []
+    items: list[tuple[str, str, Any]] = []
     for scored in zip(*variants.values(), strict=True):
         by_name = dict(zip(variants, scored, strict=True))
         variant = max(by_name, key=lambda name: by_name[name].score)
@@ -68,12 +70,12 @@ def write_results(
                 "variants": {name: {"score": one.score, "scores": one.scores} for name, one in by_name.items()},
             }
         )
-        items += [{"split": source.split, "task": source.name, **item} for item in best.items]
+        items.append((source.split, source.name, best.items))
     headline = {f"eval.{candidate}.{row['split']}.{row['task']}": float(str(row["score"])) for row in rows}
     with output_folder(out) as folder:
         content = {"candidate": candidate, "eval_sets": eval_sets, "seed": evaluation.seed, "tasks": rows}
         write_file(folder / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        _write_items(folder / ITEMS, items)
+        write_items(folder / ITEMS, items)
         write_manifest(
             folder,
             kind="evaluation",
@@ -86,42 +88,15 @@ def write_results(
         )
 
 
-def _write_items(file: Path, items: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        [
-            ("split", pa.string()),
-            ("task", pa.string()),
-            ("item", pa.string()),
-            ("score", pa.float64()),
-            ("target", pa.int32()),
-            ("predictions", pa.list_(pa.int32())),
-            ("draws", pa.list_(pa.int32())),
-            ("rank", pa.int32()),
-            ("top", pa.list_(pa.string())),
-            ("text", pa.string()),
-            ("relevant_text", pa.string()),
-            ("top_text", pa.string()),
-        ]
-    )
-    pq.write_table(pa.Table.from_pylist(items, schema=schema), file, compression="zstd")
-
-
 def read_results(folder: Path | str) -> Results:
     """Read an evaluation folder. Raises UserError if it is none or was changed."""
-    import pyarrow.parquet as pq
-
     folder = Path(folder)
     manifest = read_manifest(folder, kind="evaluation", verify=True)
     try:
         content = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        rows = pq.read_table(folder / ITEMS).to_pylist()
         tasks = {(row["split"], row["task"]): row for row in content["tasks"]}
-        items: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in tasks}
-        for row in rows:
-            items[row["split"], row["task"]].append(row)
+        kept = read_items(folder / ITEMS)
+        items = {key: kept[key] for key in tasks}
         return Results(
             folder=folder,
             candidate=content["candidate"],
