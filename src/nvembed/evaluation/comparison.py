@@ -13,7 +13,7 @@ from nvembed.core.artifacts import output_folder, write_file, write_manifest
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.evaluation.results import Results, read_results
-from nvembed.evaluation.scoring import statistic_of
+from nvembed.evaluation.statistic import statistic_of
 from nvembed.evaluation.stats import Interval, Sampled, task_seed
 from nvembed.evaluation.verdict import Difference, judge, sentence
 
@@ -123,7 +123,10 @@ def _measure(
         present = {name: model for name, model in models.items() if (split, task) in model.tasks}
         head = next(iter(present.values())).tasks[split, task]
         sampled = Sampled(
-            {name: statistic_of(head["type"], model.items[split, task]) for name, model in present.items()},
+            {
+                name: statistic_of(head["type"], model.items[split, task], head["metric"])
+                for name, model in present.items()
+            },
             samples=evaluation.bootstrap_samples,
             confidence=evaluation.confidence,
             seed=task_seed(evaluation.seed, split, task),
