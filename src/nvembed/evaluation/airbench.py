@@ -4,8 +4,8 @@ On the hub: `AIR-Bench/<qa|long-doc>_<domain>_<language>`, the version (`AIR-Ben
 `corpus_<dataset>` and `queries_<dataset>_<dev|test>`, columns `id` and `text`; judgements in
 `AIR-Bench/qrels-<…>-dev`, columns `qid`, `docid` and `relevance`. 24.04 has test alone, its splits without the ending.
 Test judgements are private: rankings go into a zip, `<type>/<domain>/<language>_<dataset>_test.json`, that the
-benchmark's leaderboard takes. `airbench.json` lists its datasets: type, domain, language, name, splits, passages, tokens
-a passage.
+benchmark's leaderboard takes. `airbench.json` lists its datasets: type, domain, language, name, splits, passages,
+tokens a passage.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class AirSet:
             kind = "parquet" if files[0].suffix == ".parquet" else "json"
             rows = datasets.load_dataset(kind, data_files=[str(file) for file in files], split="train")
         if missing := [column for column in columns if column not in rows.column_names]:
-            raise UserError(f"{repo}, {config}, {split}: no column {missing[0]!r}; it has {', '.join(rows.column_names)}")
+            raise UserError(
+                f"{repo}, {config}, {split}: no column {missing[0]!r}; it has {', '.join(rows.column_names)}"
+            )
         return rows.select_columns(list(columns))
 
 
@@ -120,15 +122,14 @@ def chosen_sets(section: AirBench) -> list[AirSet]:
     rows = [row for version in section.versions for row in _table()[version]]
     for key, place, named in (("domains", 1, section.domains), ("languages", 2, section.languages)):
         known = {row[place] for row in rows}
-        for one in named:
-            if one not in known:
-                raise UserError(
-                    f"evaluation.air_bench.{key}: {one!r} is none of {', '.join(sorted(known))}; {nearest(one, known)}"
-                )
+        for word in named:
+            if word not in known:
+                there = ", ".join(sorted(known))
+                raise UserError(f"evaluation.air_bench.{key}: {word!r} is none of {there}; {nearest(word, known)}")
     if not found:
         raise UserError(
-            f"evaluation.air_bench: {' and '.join(section.versions)} have nothing of these types, domains, languages and "
-            "splits (24.04 has test alone)"
+            f"evaluation.air_bench: {' and '.join(section.versions)} have nothing of these types, domains, languages "
+            "and splits (24.04 has test alone)"
         )
     return found
 
@@ -178,7 +179,12 @@ def rankings(one: AirSet, model: Any) -> dict[str, dict[str, float]]:
     task = _task(one, "test")
     search = SearchEncoderWrapper(model)
     with quiet():
-        common = {"task_metadata": task.metadata, "hf_split": "test", "hf_subset": "default", "encode_kwargs": dict(ENCODE)}
+        common = {
+            "task_metadata": task.metadata,
+            "hf_split": "test",
+            "hf_subset": "default",
+            "encode_kwargs": dict(ENCODE),
+        }
         search.index(one.corpus(), **common)
         found = search.search(one.queries("test"), top_k=TOP, **common)
     return {str(query): {str(i): float(score) for i, score in hits.items()} for query, hits in found.items()}

@@ -1,4 +1,4 @@
-"""Which tasks are no test of what a model does with data that it has not seen: it was trained on their training split."""
+"""Which tasks show nothing of data that a model has not seen: it was trained on their training split."""
 
 from __future__ import annotations
 

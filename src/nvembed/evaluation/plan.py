@@ -116,7 +116,9 @@ def read_item(item: str) -> tuple[str, int, int]:
     """Candidate, number of the share (from 1) and how many there are. Raises UserError for what `plan_items` makes not."""
     found = re.fullmatch(r"(\S+)(?: (\d+)/(\d+))?", item)
     if found is None:
-        raise UserError(f"{item!r} is no candidate; give one, with its share behind it if there are several: stage2 1/3")
+        raise UserError(
+            f"{item!r} is no candidate; give one, with its share behind it if there are several: stage2 1/3"
+        )
     number, shares = int(found[2] or 1), int(found[3] or 1)
     if not 1 <= number <= shares:
         raise UserError(f"{item!r}: there is no share {number} of {shares}; the first is 1")

@@ -29,7 +29,7 @@ class OwnSet(Section):
 
 
 class AirBench(Section):
-    """AIR-Bench's retrieval tasks: dev is scored here, of test the rankings are written for its maintainers to score."""
+    """AIR-Bench: dev is scored here, of test the rankings are written for its maintainers to score."""
 
     versions: list[Literal["24.04", "24.05"]] = Field(["24.05"], min_length=1)
     task_types: list[Literal["qa", "long-doc"]] = Field(["qa", "long-doc"], min_length=1)
