@@ -23,7 +23,7 @@ def test_a_benchmark_is_its_tasks_and_an_aggregate_is_one_of_them() -> None:
     assert [part.label for part in chosen["ArguAna"].parts] == [""]
     assert chosen["STS17"].parts[0].subsets == ("en-en",)
     assert all(task.cost != UNKNOWN_COST for task in chosen.values())
-    assert chosen["MSMARCO"].cost > 1000 * chosen["SciFact"].cost / 10
+    assert chosen["MSMARCO"].cost > 100 * chosen["SciFact"].cost
 
 
 def test_types_and_languages_choose_and_a_task_named_twice_is_there_once() -> None:
@@ -81,12 +81,14 @@ def test_every_english_task_has_a_published_sentence_and_symmetric_ones_have_it_
 
 
 def test_shares_hold_every_task_once_and_are_as_even_as_the_dearest_task_allows() -> None:
-    planned = plan_tasks(ENGLISH, [])
+    planned, again = plan_tasks(ENGLISH, []), plan_tasks(ENGLISH, [])
+    order = [task.key for task in planned]
     for shares in (1, 2, 5, 80):
         parts = shared_out(planned, shares)
-        assert parts == shared_out(plan_tasks(ENGLISH, []), shares)
-        assert sorted(task.key for part in parts for task in part) == sorted(task.key for task in planned)
-        assert all([planned.index(task) for task in part] == sorted(map(planned.index, part)) for part in parts)
+        keys = [[task.key for task in part] for part in parts]
+        assert keys == [[task.key for task in part] for part in shared_out(again, shares)]
+        assert sorted(key for part in keys for key in part) == sorted(order)
+        assert all(part == sorted(part, key=order.index) for part in keys)
         loads = [sum(task.cost for task in part) for part in parts]
         total, dearest = sum(loads), max(task.cost for task in planned)
         assert max(loads) <= max(4 / 3 * total / shares, dearest), "largest first is within 4/3 of the best"
@@ -109,7 +111,7 @@ def test_tasks_whose_training_split_the_mix_names_are_known_by_dataset_or_name()
     by = {name: sources_seen(task, seen["stage2"]) for name, task in planned.items()}
     for name in ("HotpotQA", "MSMARCO", "NQ", "FEVER", "Banking77Classification", "ArxivClusteringP2P"):
         assert by[name], name
-    for name in ("SCIDOCS", "TRECCOVID", "Touche2020", "ArguAna", "SummEval", "TwitterURLCorpus"):
+    for name in ("SCIDOCS", "TRECCOVID", "Touche2020", "ClimateFEVER", "StackExchangeClustering", "TwitterURLCorpus"):
         assert not by[name], (name, by[name])
     assert by["HotpotQA"] == ["hotpotqa"]
     assert not sources_seen(planned["Banking77Classification"], seen["stage1"]), "stage 1 is for retrieval alone"

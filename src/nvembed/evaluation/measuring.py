@@ -34,7 +34,7 @@ SUBMISSION = "submission"
 
 @dataclass(frozen=True)
 class Reader:
-    """A way to read a candidate. `open` loads it: a model in mteb's sense, and all that decides what it does, as JSON."""
+    """A way to read a candidate; `open` loads it: a model in mteb's sense, and what decides what it does, as JSON."""
 
     variant: str
     open: Callable[[], tuple[Any, Mapping[str, Any]]]

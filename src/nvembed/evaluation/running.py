@@ -73,7 +73,7 @@ def evaluate(
         folder = adapter
         inputs["adapter"] = read_manifest(folder, kind="adapter").content
         readers = [_reader("trained", lambda: load_trained(model, resources, folder), evaluation)]
-    _evaluate(candidate, readers, evaluation, eval_sets, out, inputs, share)
+    evaluate_with(readers, candidate, evaluation, eval_sets, out, inputs=inputs, share=share)
 
 
 def evaluate_model(
@@ -84,18 +84,23 @@ def evaluate_model(
     `name` stands in the folder as the candidate; `digest` names the model in the manifest's inputs.
     """
     inputs = {"model": digest or model.fingerprint()}
-    _evaluate(name, [_reader("trained", lambda: model, evaluation)], evaluation, eval_sets, out, inputs, (1, 1))
+    evaluate_with([_reader("trained", lambda: model, evaluation)], name, evaluation, eval_sets, out, inputs=inputs)
 
 
-def _evaluate(
-    name: str,
+def evaluate_with(
     readers: list[Reader],
+    name: str,
     evaluation: recipe.Evaluation,
     eval_sets: Path,
     out: Path,
+    *,
     inputs: Mapping[str, str],
-    share: tuple[int, int],
+    share: tuple[int, int] = (1, 1),
 ) -> None:
+    """Measure a model as each of the readers reads it, and write its evaluation folder; the rest as of `evaluate`.
+
+    `inputs` name the model in the manifest.
+    """
     manifest = read_manifest(eval_sets, kind="eval")
     started = time.monotonic()
     planned = plan_tasks(evaluation, read_sets(eval_sets, evaluation.splits), searches_only=name == "bm25")
@@ -125,7 +130,7 @@ def _evaluate(
     )
 
 
-def _notes(task: Planned, seen: Mapping[str, list[str]]) -> dict[str, Any]:
+def _notes(task: Planned, seen: Mapping[str, recipe.Seen]) -> dict[str, Any]:
     by = sources_seen(task, seen)
     notes: dict[str, Any] = {"group": task.group, "in_domain": bool(by)}
     if by:
