@@ -45,6 +45,15 @@ def check_recipe(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=found)
 
 
+def benchmark_names(evaluation: Evaluation) -> list[str]:
+    """Names of the tasks beside what the data holds out. Raises UserError for those that are not known."""
+    from nvembed.evaluation.airbench import plan_air_bench
+    from nvembed.evaluation.selection import choose_tasks
+
+    handed = [*plan_air_bench(evaluation.air_bench), *choose_tasks(evaluation)]
+    return [*evaluation.own, *(task.name for task in handed)]
+
+
 def resolved_evaluation(recipe: Recipe) -> Evaluation:
     """The section with whole paths and the digests of one's own sets in it, and what the stages are trained on.
 
@@ -118,6 +127,8 @@ def _check_what_is_measured(recipe: Recipe) -> None:
     tasks = ["retrieval"] if recipe.data.source in ("file", "mix") else measured
     if has_synthetic_sets(recipe.synthesis):
         tasks = [RETRIEVAL] if alone else [*tasks, RETRIEVAL]
+    if recipe.evaluation.has_benchmarks:
+        tasks = [*tasks, *benchmark_names(recipe.evaluation)]
     if recipe.registration.gate_task not in tasks:
         raise UserError(
             f"registration.gate_task is {recipe.registration.gate_task!r}, but this data gives the tasks "
