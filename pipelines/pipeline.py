@@ -58,7 +58,7 @@ def evaluate_candidates(
     stage1: Input[Model],
     stage2: Input[Model],
 ) -> List[Dataset]:
-    """Every candidate on the held-out sets."""
+    """Every candidate on every share of the tasks."""
     with dsl.ParallelFor(items=candidates, parallelism=2) as candidate:
         judged = evaluate(
             candidate=candidate,
