@@ -58,8 +58,8 @@ def task_order(content: dict[str, Any]) -> list[str]:
     split, first = content["primary"]["split"], content["primary"]["task"]
     found = {task for model in content["scores"].values() for task in model.get(split, {})}
     kinds = {task: row["type"] for model in content["scores"].values() for task, row in model.get(split, {}).items()}
-    order = ["Retrieval", "Classification", "Clustering"]
-    return sorted(found, key=lambda task: (task != first, order.index(kinds[task]), task))
+    order = {kind: place for place, kind in enumerate(["Retrieval", "Reranking", "Classification", "Clustering"])}
+    return sorted(found, key=lambda task: (task != first, order.get(kinds[task], len(order)), kinds[task], task))
 
 
 def _draw_task(axes: Axes, content: dict[str, Any], task: str, models: list[str], *, first: bool) -> None:

@@ -21,6 +21,7 @@ from nvembed.evaluation.in_domain import sources_seen
 from nvembed.evaluation.measuring import Measured, Reader
 from nvembed.evaluation.plan import Planned, plan_tasks, shared_out
 from nvembed.evaluation.results import Share, write_results
+from nvembed.evaluation.serving import measure_serving
 from nvembed.evaluation.sets import read_sets
 
 if TYPE_CHECKING:
@@ -62,18 +63,18 @@ def evaluate(
         raise UserError(f"unknown candidate {candidate!r}; known: {', '.join(CANDIDATES)}")
     if candidate in TRAINED and adapter is None:
         raise UserError(f"{candidate} cannot be evaluated without its adapter folder; train {candidate} first")
-    inputs, readers = {}, [_bm25()]
+    inputs, readers, serving = {}, [_bm25()], dict[str, float]()
     if candidate == "base":
         readers = [
             _reader("card", lambda: load_card(model, resources), evaluation, model),
-            _reader("template", lambda: load_untrained(model, resources), evaluation),
+            _reader("template", lambda: load_untrained(model, resources), evaluation, serving=serving),
         ]
     elif candidate in TRAINED:
         assert adapter is not None
         folder = adapter
         inputs["adapter"] = read_manifest(folder, kind="adapter").content
-        readers = [_reader("trained", lambda: load_trained(model, resources, folder), evaluation)]
-    evaluate_with(readers, candidate, evaluation, eval_sets, out, inputs=inputs, share=share)
+        readers = [_reader("trained", lambda: load_trained(model, resources, folder), evaluation, serving=serving)]
+    evaluate_with(readers, candidate, evaluation, eval_sets, out, inputs=inputs, share=share, serving=serving)
 
 
 def evaluate_model(
@@ -83,8 +84,9 @@ def evaluate_model(
 
     `name` stands in the folder as the candidate; `digest` names the model in the manifest's inputs.
     """
-    inputs = {"model": digest or model.fingerprint()}
-    evaluate_with([_reader("trained", lambda: model, evaluation)], name, evaluation, eval_sets, out, inputs=inputs)
+    inputs, serving = {"model": digest or model.fingerprint()}, dict[str, float]()
+    readers = [_reader("trained", lambda: model, evaluation, serving=serving)]
+    evaluate_with(readers, name, evaluation, eval_sets, out, inputs=inputs, serving=serving)
 
 
 def evaluate_with(
@@ -96,10 +98,11 @@ def evaluate_with(
     *,
     inputs: Mapping[str, str],
     share: tuple[int, int] = (1, 1),
+    serving: Mapping[str, float] | None = None,
 ) -> None:
     """Measure a model as each of the readers reads it, and write its evaluation folder; the rest as of `evaluate`.
 
-    `inputs` name the model in the manifest.
+    `inputs` name the model in the manifest; `serving`, filled as a model is opened, is what it costs to serve.
     """
     manifest = read_manifest(eval_sets, kind="eval")
     started = time.monotonic()
@@ -122,7 +125,7 @@ def evaluate_with(
         eval_sets=manifest.content,
         inputs=inputs,
         licenses={**manifest.licenses, **{one: own.license for one, own in evaluation.own.items()}},
-        speed={**measured.speed, "seconds": round(time.monotonic() - started, 2)},
+        speed={**measured.speed, "seconds": round(time.monotonic() - started, 2), "serving": dict(serving or {})},
         errors=measured.errors,
         notes={task.key: _notes(task, seen) for task in planned},
         files=measured.files,
@@ -154,9 +157,17 @@ def _bm25() -> Reader:
 
 
 def _reader(
-    variant: str, load: Callable[[], NVEmbedModel], evaluation: recipe.Evaluation, card: recipe.Model | None = None
+    variant: str,
+    load: Callable[[], NVEmbedModel],
+    evaluation: recipe.Evaluation,
+    card: recipe.Model | None = None,
+    *,
+    serving: dict[str, float] | None = None,
 ) -> Reader:
-    """Our model as mteb's. One read by its card (`card` is its section) gets the card's prefixes and no instruction."""
+    """Our model as mteb's. One read by its card (`card` is its section) gets the card's prefixes and no instruction.
+
+    `serving` is filled with what it costs to serve, once the model is loaded.
+    """
 
     def open_model() -> tuple[Any, Mapping[str, Any]]:
         from nvembed.encoding import encode
@@ -164,6 +175,8 @@ def _reader(
         from nvembed.evaluation.wrapper import MTEBEncoder
 
         model = load()
+        if serving is not None:
+            serving.update(measure_serving(model))
         tokens = evaluation.batch_tokens  # moves a vector's last digits alone, which no score shows
         settings = plan_cached(model, batch_tokens=tokens).settings(model)
         prefixes = (card.card_query_prefix, card.card_document_prefix) if card else ("", "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.recipe import Data, Evaluation, Recipe
@@ -43,15 +45,6 @@ def check_recipe(recipe: Recipe) -> Recipe:
     source = source.model_copy(update={"digest": digest})
     found = {"model": model, "mining": mining, "data": source, "synthesis": synthesis, "evaluation": evaluation}
     return recipe.model_copy(update=found)
-
-
-def benchmark_names(evaluation: Evaluation) -> list[str]:
-    """Names of the tasks beside what the data holds out. Raises UserError for those that are not known."""
-    from nvembed.evaluation.airbench import plan_air_bench
-    from nvembed.evaluation.selection import choose_tasks
-
-    handed = [*plan_air_bench(evaluation.air_bench), *choose_tasks(evaluation)]
-    return [*evaluation.own, *(task.name for task in handed)]
 
 
 def resolved_evaluation(recipe: Recipe) -> Evaluation:
@@ -127,12 +120,25 @@ def _check_what_is_measured(recipe: Recipe) -> None:
     tasks = ["retrieval"] if recipe.data.source in ("file", "mix") else measured
     if has_synthetic_sets(recipe.synthesis):
         tasks = [RETRIEVAL] if alone else [*tasks, RETRIEVAL]
-    if recipe.evaluation.has_benchmarks:
-        tasks = [*tasks, *benchmark_names(recipe.evaluation)]
-    if recipe.registration.gate_task not in tasks:
+    _check_gate(recipe, [*tasks])
+
+
+def _check_gate(recipe: Recipe, of_data: Sequence[str]) -> None:
+    """Raises UserError for a gate or guard that names a task that will not be measured."""
+    from nvembed.evaluation.selection import choose_tasks
+
+    gate, section = recipe.registration, recipe.evaluation
+    named = [*([] if gate.gate_type is not None else [gate.gate_task]), *(gate.guard_tasks or [])]
+    unknown = [task for task in named if task not in of_data and task not in section.own]
+    if not unknown or section.air_bench is not None:  # the names of AIR-Bench's sets are known where they are read
+        return
+    unknown = sorted(set(unknown) - {task.name for task in choose_tasks(section)})
+    if unknown:
+        which = "gate_task is" if unknown[0] == gate.gate_task else "guard_tasks names"
         raise UserError(
-            f"registration.gate_task is {recipe.registration.gate_task!r}, but this data gives the tasks "
-            f"{', '.join(tasks) or 'none'}; name one of these, or add it to data.task_types"
+            f"registration.{which} {unknown[0]!r}, but this data gives the tasks "
+            f"{', '.join([*of_data, *section.own]) or 'none'}; name one of these, mean or mean:<type>, or add it to "
+            "data.task_types or evaluation.tasks"
         )
 
 

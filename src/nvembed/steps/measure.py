@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nvembed.core.artifacts import read_manifest
+from nvembed.core.digests import digest_text
+from nvembed.core.state import state_folder
 from nvembed.recipe import Evaluation, Model, Registration, Resources, section_from_json
 from nvembed.steps.task import copy_report, task
+
+if TYPE_CHECKING:
+    from nvembed.evaluation.contamination import Contamination
 
 
 def evaluate(
@@ -45,6 +51,13 @@ def evaluate(
         run.log_folder(Path(results))
 
 
+def _contamination(section: Evaluation, eval_sets: Path, made: Mapping[str, str]) -> Contamination | None:
+    """What stands of the held-out texts in the training data, where these are at hand."""
+    from nvembed.evaluation.contamination import find_contamination
+
+    return find_contamination(eval_sets, Path(made["prepare_data"]), section.splits) if "prepare_data" in made else None
+
+
 def compare_models(
     evaluation: str,
     registration: str,
@@ -72,7 +85,15 @@ def compare_models(
         measured = whole_folders([Path(folder) for folder in results])
         machine = section_from_json(Resources, resources)
         champion = registry.champion_results(names, section, machine, Path(eval_sets), measured)
-        compare(section, names, measured, Path(comparison), champion=champion)
+        compare(
+            section,
+            names,
+            measured,
+            Path(comparison),
+            champion=champion,
+            contamination=_contamination(section, Path(eval_sets), made),
+            ledger=state_folder("judgements", digest_text(names.name)),
+        )
         folders = {name: Path(folder) for name, folder in made.items()}
         for folder in measured:
             folders[f"evaluate_{read_manifest(folder).extra['candidate']}"] = folder
