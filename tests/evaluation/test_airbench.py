@@ -16,8 +16,9 @@ import pytest
 from nvembed.core.errors import UserError
 from nvembed.evaluation.airbench import chosen_sets, plan_air_bench
 from nvembed.evaluation.measuring import Reader
-from nvembed.evaluation.results import read_results, whole_folders
+from nvembed.evaluation.results import read_results
 from nvembed.evaluation.running import evaluate_with
+from nvembed.evaluation.shards import whole_folders
 from nvembed.evaluation.wrapper import MTEBEncoder
 from nvembed.recipe import AirBench, Evaluation
 

@@ -15,8 +15,9 @@ from nvembed.core.artifacts import read_manifest
 from nvembed.core.errors import UserError
 from nvembed.evaluation import scoring, vectors
 from nvembed.evaluation.measuring import Reader
-from nvembed.evaluation.results import read_results, whole_folders
+from nvembed.evaluation.results import read_results
 from nvembed.evaluation.running import evaluate_with
+from nvembed.evaluation.shards import whole_folders
 from nvembed.evaluation.statistic import statistic_of
 from nvembed.evaluation.stats import observed
 from nvembed.evaluation.wrapper import MTEBEncoder

@@ -26,8 +26,15 @@ if TYPE_CHECKING:
 
 KIND = "evaluated"
 SCORES, ITEMS, RANKINGS = "scores.json", "items.parquet", "rankings.json.gz"
-_MODULES = ("airbench", "bm25", "predictions", "rankings", "scoring", "statistic", "tasks", "vectors", "watching")
-DECIDING = ("text", "modeling", "encoding", "evaluation/wrapper.py", *(f"evaluation/{name}.py" for name in _MODULES))
+_MODULES = ("airbench", "bm25", "predictions", "rankings", "scoring", "statistic", "submission", "tasks", "vectors")
+DECIDING = (
+    "text",
+    "modeling",
+    "encoding",
+    "evaluation/watching.py",
+    "evaluation/wrapper.py",
+    *(f"evaluation/{name}.py" for name in _MODULES),
+)
 """Code that decides a piece's result. Other changes, of the report say, cost no measurement."""
 
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from nvembed.core.artifacts import read_manifest
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
-from nvembed.evaluation.airbench import plan_submission
 from nvembed.evaluation.in_domain import sources_seen
 from nvembed.evaluation.measuring import Measured, Reader
 from nvembed.evaluation.plan import Planned, plan_tasks, shared_out
 from nvembed.evaluation.results import Share, write_results
 from nvembed.evaluation.serving import measure_serving
 from nvembed.evaluation.sets import read_sets
+from nvembed.evaluation.submission import plan_submission
 
 if TYPE_CHECKING:
     from nvembed import recipe

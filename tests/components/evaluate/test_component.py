@@ -11,7 +11,7 @@ from pipeline_harness import run_component
 
 from components.evaluate.component import evaluate
 from nvembed.core.artifacts import read_manifest
-from nvembed.evaluation.results import whole_folders
+from nvembed.evaluation.shards import whole_folders
 
 if TYPE_CHECKING:
     from conftest import TinyRun
