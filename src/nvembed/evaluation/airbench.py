@@ -164,6 +164,8 @@ def told(section: AirBench) -> Instruction:
 
 def _score(one: AirSet, model: Any) -> Scored:
 
+    from nvembed.evaluation.scoring import score_task
+
     task = air_task(one, "dev")
     task.load_data()
     return score_task(task, model, split="dev")
