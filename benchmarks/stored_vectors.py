@@ -21,8 +21,9 @@ import pytrec_eval
 from machine import describe, heading
 
 from nvembed import NVEmbedModel, data
+from nvembed.evaluation.measures import Mean
 from nvembed.evaluation.sets import EvalSet, read_sets
-from nvembed.evaluation.stats import Mean, paired_difference
+from nvembed.evaluation.stats import paired_difference
 from nvembed.modeling.vectors import STORED, store, stored_shape, to_float32
 from nvembed.recipe import load_recipe
 

@@ -58,8 +58,8 @@ def evaluate_candidates(
     stage1: Input[Model],
     stage2: Input[Model],
 ) -> List[Dataset]:
-    """Every candidate on the held-out sets."""
-    with dsl.ParallelFor(items=candidates, parallelism=2) as candidate:
+    """Every candidate on every share of the tasks."""
+    with dsl.ParallelFor(items=candidates, parallelism=8) as candidate:
         judged = evaluate(
             candidate=candidate,
             evaluation=evaluation,

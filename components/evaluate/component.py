@@ -1,4 +1,4 @@
-"""KFP component: one candidate on all held-out sets."""
+"""KFP component: one candidate on its share of the tasks."""
 
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Model, Output
@@ -17,10 +17,14 @@ def evaluate(
     stage2: Input[Model],
     results: Output[Dataset],
 ):
-    """Run every held-out set through mteb for one candidate, in one process.
+    """Run held-out sets and benchmarks through mteb for one candidate, in one process.
+
+    Finished tasks are kept in the state, so a retry does only what is missing. A task that fails is written down, and
+    the others go on.
 
     Args:
-        candidate: `bm25`, `base` (the untrained backbone), `stage1` or `stage2`.
+        candidate: `bm25`, `base` (the untrained backbone), `stage1` or `stage2`; with its share behind it where its
+            tasks are divided: `stage2 1/3`.
         evaluation: The recipe's `evaluation` section as JSON.
         model: The recipe's `model` section as JSON.
         resources: The recipe's `resources` section as JSON.

@@ -35,8 +35,8 @@ def resolve_recipe(
         overrides: Changes to the recipe, `section.key=value`, one a line.
 
     Returns:
-        Each section as canonical JSON, the names of the candidates to evaluate, and the shards to prepare and
-        to mine.
+        Each section as canonical JSON, the candidates to evaluate (with their shares of the tasks), and the shards to
+        prepare and to mine.
     """
     import json
     from collections import namedtuple
@@ -44,9 +44,9 @@ def resolve_recipe(
     from nvembed.steps import resolve_recipe as step
 
     sections = step(recipe, overrides)
-    candidates = json.loads(sections["evaluation"])["candidates"]
     fields = ["model", "data", "synthesis", "mining", "stage1", "stage2"]
     fields += ["evaluation", "registration", "resources"]
     values = [sections[name] for name in fields]
-    lists = [candidates, json.loads(sections["shards"]), json.loads(sections["mine_shards"])]
-    return namedtuple("Sections", [*fields, "candidates", "shards", "mine_shards"])(*values, *lists)
+    names = ["candidates", "shards", "mine_shards"]
+    lists = [json.loads(sections[name]) for name in names]
+    return namedtuple("Sections", [*fields, *names])(*values, *lists)

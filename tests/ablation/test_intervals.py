@@ -7,7 +7,8 @@ import pytest
 from scipy import stats as scipy_stats
 
 from nvembed.ablation.intervals import OverSeeds, over_seeds
-from nvembed.evaluation.stats import Mean, VMeasure, paired_difference
+from nvembed.evaluation.measures import Mean, VMeasure
+from nvembed.evaluation.stats import paired_difference
 
 SETTINGS = {"confidence": 0.95, "seed": 1}
 

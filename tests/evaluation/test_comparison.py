@@ -14,8 +14,9 @@ from nvembed.core.artifacts import read_manifest
 from nvembed.core.errors import UserError
 from nvembed.evaluation import compare
 from nvembed.evaluation.results import write_results
-from nvembed.evaluation.scoring import Scored, statistic_of
+from nvembed.evaluation.scoring import Scored
 from nvembed.evaluation.sets import EvalSet
+from nvembed.evaluation.statistic import statistic_of
 from nvembed.evaluation.stats import observed
 from nvembed.recipe import Evaluation, Registration
 
@@ -119,7 +120,8 @@ def test_a_planted_gain_on_the_gate_task_passes(make: Make, tmp_path: Path) -> N
 
 
 def test_nothing_planted_passes_no_more_often_than_the_interval_allows() -> None:
-    from nvembed.evaluation.stats import Mean, paired_difference
+    from nvembed.evaluation.measures import Mean
+    from nvembed.evaluation.stats import paired_difference
 
     rng = np.random.default_rng(5)
     passed = 0

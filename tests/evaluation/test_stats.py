@@ -10,7 +10,8 @@ from scipy import stats as scipy_stats
 from sklearn.metrics import v_measure_score
 
 from nvembed.core.errors import UserError
-from nvembed.evaluation.stats import Mean, VMeasure, observed, paired_difference, resamples, score_interval, task_seed
+from nvembed.evaluation.measures import Mean, VMeasure
+from nvembed.evaluation.stats import observed, paired_difference, resamples, score_interval, task_seed
 
 
 def some_scores(count: int = 300, gain: float = 0.05, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nvembed.core.errors import UserError
-from nvembed.evaluation.stats import Statistic, jackknife_error, left_out, observed
+from nvembed.evaluation.measures import Statistic
+from nvembed.evaluation.stats import jackknife_error, left_out, observed
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nvembed.ablation.cells import Work, training_of
 from nvembed.ablation.intervals import OverSeeds, over_seeds
 from nvembed.ablation.plan import Arm
-from nvembed.evaluation.scoring import statistic_of
+from nvembed.evaluation.statistic import statistic_of
 from nvembed.evaluation.stats import task_seed
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def _differences(
 def _over_seeds(runner: Runner, task: str, own: Sequence[Work], baseline: Sequence[Work]) -> OverSeeds:
     evaluation = runner.plan.recipe.evaluation
     both = [[work.results("test") for work in works] for works in (own, baseline)]
-    statistics = [[statistic_of(r.tasks["test", task]["type"], r.items["test", task]) for r in some] for some in both]
+    rows = [[(r.tasks["test", task], r.items["test", task]) for r in some] for some in both]
+    statistics = [[statistic_of(head["type"], items, head["metric"]) for head, items in some] for some in rows]
     return over_seeds(
         *statistics,
         confidence=evaluation.confidence,

@@ -122,6 +122,8 @@ def _label(name: str, spec: Any, store: Any) -> str:
     label = re.sub(r"-\d+$", "", name).replace("-", "_")
     arguments = OrchestratorUtils.make_task_arguments(task_inputs_spec=spec.inputs, io_store=store)
     told = next((arguments[key] for key in _TELLING if isinstance(arguments.get(key), str)), None)
+    if told and "/" in told:  # a share of a candidate's tasks, `stage2 1/3`, as `evaluation.plan.task_name` calls it
+        told = told.replace(" ", "_").replace("/", "of")
     if isinstance(shard := arguments.get("shard"), str):
         part = json.loads(shard)  # of a mix: {"number", "slices"}; of the passages to mine: {"number", "of"}
         told = str(part["number"]) if part.get("slices") or part.get("of", 1) > 1 else None

@@ -44,10 +44,14 @@ def digest_folder(folder: Path, *, exclude: tuple[str, ...] = ("manifest.json", 
 
 
 @functools.cache
-def code_digest() -> str:
-    """SHA-256 of this package's source: changed code is another digest, so no cache serves what older code made."""
+def code_digest(*parts: str) -> str:
+    """SHA-256 of this package's source: changed code is another digest, so no cache serves what older code made.
+
+    `parts` are rooms or files of it, relative to the package; none given: all of it.
+    """
     root = Path(__file__).resolve().parents[1]
-    files = {p.relative_to(root).as_posix(): digest_file(p) for p in sorted(root.rglob("*")) if p.suffix in _SOURCES}
+    paths = [path for part in parts for path in (root / part, *(root / part).rglob("*"))] if parts else root.rglob("*")
+    files = {p.relative_to(root).as_posix(): digest_file(p) for p in sorted(paths) if p.suffix in _SOURCES}
     return digest_json(files)
 
 

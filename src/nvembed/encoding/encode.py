@@ -76,13 +76,13 @@ def made_by(model: NVEmbedModel, plan: Plan, texts: str) -> dict[str, Any]:
     return {"model": model.fingerprint(), **plan.settings(model), "texts": texts}
 
 
-def kept_vectors(made: dict[str, Any], make: Callable[[], np.ndarray]) -> Path:
-    """The state's file of vectors `made` so; `make` is called if there is none.
+def kept_vectors(made: dict[str, Any], make: Callable[[], np.ndarray], *, kind: str = "embeddings") -> Path:
+    """The state's file of vectors `made` so, under `kind`; `make` is called if there is none.
 
     Beside it lies a record of what it was made by. A file whose record says otherwise, or that is not what its record
     says, was put there by something else: it is made anew.
     """
-    folder = state_folder("embeddings", digest_json(made))
+    folder = state_folder(kind, digest_json(made))
     file, record = folder / "vectors.npy", folder / "made.json"
     with hold(folder):
         if file.is_file() and _agrees(record, made, file):

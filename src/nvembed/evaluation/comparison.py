@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import output_folder, write_file, write_manifest
@@ -14,18 +15,19 @@ from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.core.usage import usage_of
 from nvembed.evaluation.costs import Cost, as_json, cost_headline, costs
+from nvembed.evaluation.gate import gate_tasks, guard_tasks, judge
+from nvembed.evaluation.judgements import count_judgement
+from nvembed.evaluation.paired import TRAINED, Pair, Scores, differences, mean_differences, resample
 from nvembed.evaluation.results import Results, read_results
-from nvembed.evaluation.scoring import statistic_of
-from nvembed.evaluation.stats import Interval, Sampled, task_seed
-from nvembed.evaluation.verdict import Difference, judge, sentence
+from nvembed.evaluation.stats import Interval
+from nvembed.evaluation.verdict import Difference, paragraph, sentence
 
 if TYPE_CHECKING:
     from nvembed import recipe
+    from nvembed.evaluation.contamination import Contamination
 
 logger = logging.getLogger(__name__)
 ORDER = ("bm25", "base", "stage1", "stage2", "champion")
-TRAINED = ("stage2", "stage1")
-Scores = dict[str, dict[tuple[str, str], Interval]]
 
 
 def compare(
@@ -37,16 +39,20 @@ def compare(
     *,
     made: Iterable[Path] = (),
     run: str = "",
+    contamination: Contamination | None = None,
+    ledger: Path | None = None,
 ) -> dict[str, Any]:
     """Compare evaluation folders and write the comparison folder.
 
     Args:
         evaluation: bootstrap samples, confidence, seed.
-        registration: the gate (`gate_task`, `min_gain`, `guard_margin`).
+        registration: the gate (`gate_task`, `min_gain`, `guard_tasks`, `guard_margin`, `limits`).
         results: evaluation folders of any candidates.
         out: the folder to be written.
         champion: the present champion's evaluation folder; it is then the one to beat, else the untrained backbone.
         made: folders of the tasks before, whose usage tells what it all cost; `run`: the present pipeline run.
+        contamination: what was found of the test texts in the training data.
+        ledger: folder of the state that counts how often each test set has judged; None: not counted.
 
     Returns:
         What `comparison.json` holds.
@@ -56,22 +62,40 @@ def compare(
             that was not measured.
     """
     models = _read_all(results, champion)
-    measured = sorted({key for model in models.values() for key in model.tasks})
-    split = _primary_split(measured)
-    tasks = {task for where, task in measured if where == split}
-    if registration.gate_task not in tasks:
-        raise UserError(
-            f"registration.gate_task is {registration.gate_task!r}, but the {split} split holds "
-            f"{', '.join(sorted(tasks)) or 'no tasks'}; name one of these"
-        )
-    scores, differences = _measure(models, measured, evaluation)
+    planned = sorted({key for model in models.values() for key in (*model.tasks, *model.errors)})
+    split = _primary_split(planned)
+    types = _types(models, split)
+    gate = gate_tasks(registration, types)
+    guards = guard_tasks(registration, gate, types)
+    measured = [key for key in planned if any(key in model.tasks for model in models.values())]
+    scores, draws, metrics = resample(models, measured, evaluation)
+    gaps = differences(draws, metrics, evaluation.confidence)
+    means = mean_differences(draws, registration.gate_task, gate, split, evaluation.confidence)
     challenger = next((name for name in TRAINED if name in models), None)
     rival = "champion" if champion is not None else "base"
-    content = _content(models, scores, differences, evaluation, registration, split)
+    content = _content(models, scores, gaps, evaluation, registration, split, gate)
+    content["mean_differences"] = [asdict(difference) for difference in means]
     content["challenger"] = challenger
-    content["verdict"] = _verdict(models, differences, challenger, rival, evaluation, registration, split)
-    primary = content["scores"].get(rival, {}).get(split, {}).get(registration.gate_task)
-    content["baseline"] = {"candidate": rival, "score": primary["score"] if primary else None}
+    if challenger is None or rival not in models:
+        content["verdict"] = _nothing_to_judge(challenger, rival, registration)
+    else:
+        wanted = {(d.task, d.a, d.b): d for d in [*gaps, *means] if d.split == split}
+        primary = wanted.get((registration.gate_task, challenger, rival))
+        content["verdict"] = verdict = judge(
+            models[challenger],
+            models[rival],
+            primary,
+            {task: wanted.get((task, challenger, rival)) for task in guards},
+            registration,
+            gate_of=gate,
+            split=split,
+            confidence=evaluation.confidence,
+            contamination=contamination,
+            uses=_count(ledger, models[challenger], split),
+        )
+        about = _about(scores, models, (challenger, rival), gate, split) | {"difference": primary}
+        verdict["paragraph"] = paragraph(verdict, about, evaluation.confidence)
+    content["baseline"] = {"candidate": rival, "score": _baseline(scores.get(rival, {}), gate, split)}
     used = usage_of([*made, *results])
     _write(out, content, models, evaluation, registration, costs(used, registration.prices, run))
     if content["challenger"]:
@@ -100,7 +124,7 @@ def _read_all(folders: Sequence[Path], champion: Path | None) -> dict[str, Resul
                 f"{first.candidate} in {first.folder}; evaluate both on the same sets"
             )
         for key in one.items.keys() & first.items.keys():
-            if [row["item"] for row in one.items[key]] != [row["item"] for row in first.items[key]]:
+            if not one.items[key].ids().equals(first.items[key].ids()):
                 raise UserError(
                     f"{one.folder}: items of {'/'.join(key)} differ from those in {first.folder}; evaluate anew"
                 )
@@ -114,42 +138,71 @@ def _primary_split(measured: Sequence[tuple[str, str]]) -> str:
     return "test" if "test" in splits else max(splits)
 
 
-def _pairs(names: Mapping[str, Any]) -> list[tuple[str, str]]:
-    trained = [name for name in TRAINED if name in names]
-    pairs = [(a, b) for b in ("base", "champion", "bm25") for a in trained]
-    return [(a, b) for a, b in [*pairs, ("stage2", "stage1"), ("base", "bm25")] if a in names and b in names]
+def _types(models: Mapping[str, Results], split: str) -> dict[str, str]:
+    """Task → type, of the split that judges; a task that failed everywhere has none."""
+    types = {task: "" for model in models.values() for where, task in model.errors if where == split}
+    for model in models.values():
+        types |= {task: str(row["type"]) for (where, task), row in model.tasks.items() if where == split}
+    return types
 
 
-def _measure(
-    models: Mapping[str, Results], measured: Sequence[tuple[str, str]], evaluation: recipe.Evaluation
-) -> tuple[Scores, list[Difference]]:
-    """All models of a task are resampled together, so that every difference is paired."""
-    scores: Scores = {name: {} for name in models}
-    differences = []
-    for split, task in measured:
-        present = {name: model for name, model in models.items() if (split, task) in model.tasks}
-        head = next(iter(present.values())).tasks[split, task]
-        sampled = Sampled(
-            {name: statistic_of(head["type"], model.items[split, task]) for name, model in present.items()},
-            samples=evaluation.bootstrap_samples,
-            confidence=evaluation.confidence,
-            seed=task_seed(evaluation.seed, split, task),
-        )
-        for name in present:
-            scores[name][split, task] = sampled.score(name)
-        for a, b in _pairs(present):
-            gap = sampled.difference(a, b)
-            differences.append(Difference(task, split, head["metric"], a, b, gap.mean, gap.low, gap.high))
-    return scores, differences
+def _about(
+    scores: Scores, models: Mapping[str, Results], pair: Pair, gate: Sequence[str], split: str
+) -> dict[str, Any]:
+    """What the paragraph says of the primary metric."""
+    both = [task for task in gate if all((split, task) in scores[name] for name in pair)]
+    rows = [models[pair[0]].tasks[split, task] for task in both]
+    return {
+        "scores": [fmean(scores[name][split, task].mean for task in both) if both else 0.0 for name in pair],
+        "items": sum(int(row["items"]) for row in rows),
+        "type": rows[0]["type"] if rows else "",
+        "metric": rows[0]["metric"] if len(rows) == 1 else "mean",
+        "tasks": len(rows),
+    }
+
+
+def _baseline(scores: Mapping[tuple[str, str], Interval], gate: Sequence[str], split: str) -> float | None:
+    """The score to beat; None where one of its tasks was not measured."""
+    found = [scores.get((split, task)) for task in gate]
+    return None if None in found else fmean(one.mean for one in found if one is not None)
+
+
+def _count(ledger: Path | None, challenger: Results, split: str) -> dict[str, int] | None:
+    if ledger is None:
+        return None
+    names = {
+        f"{task} ({row['hf_split']})" if row.get("hf_split") else f"{challenger.eval_sets[:16]}/{split}/{task}"
+        for (where, task), row in challenger.tasks.items()
+        if where == split
+    }
+    return count_judgement(ledger, challenger.content, names)
+
+
+def _nothing_to_judge(challenger: str | None, rival: str, registration: recipe.Registration) -> dict[str, Any]:
+    missing = "a trained stage" if challenger is None else "the untrained backbone"
+    reason = f"There is nothing to judge: {missing} was not evaluated."
+    return {
+        "beats": rival,
+        "challenger": challenger,
+        "passed": False,
+        "failed": [registration.gate_task],
+        "gate": registration.model_dump(include={"min_gain", "guard_margin"}) | {"task": registration.gate_task},
+        "reasons": [reason],
+        "conditions": [],
+        "uses": {},
+        "chance_to_pass_by_luck": None,
+        "paragraph": reason,
+    }
 
 
 def _content(
     models: Mapping[str, Results],
     scores: Scores,
-    differences: Sequence[Difference],
+    gaps: Sequence[Difference],
     evaluation: recipe.Evaluation,
     registration: recipe.Registration,
     split: str,
+    gate: Sequence[str],
 ) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for name, model in models.items():
@@ -166,47 +219,18 @@ def _content(
             }
     metrics = {task: row["metric"] for m in models.values() for (where, task), row in m.tasks.items() if where == split}
     return {
-        "primary": {"task": registration.gate_task, "metric": metrics[registration.gate_task], "split": split},
+        "primary": {
+            "task": registration.gate_task,
+            "metric": metrics.get(gate[0], "") if gate == [registration.gate_task] else "mean",
+            "split": split,
+            "tasks": list(gate),
+        },
         "confidence": evaluation.confidence,
         "bootstrap_samples": evaluation.bootstrap_samples,
         "eval_sets": next(iter(models.values())).eval_sets,
         "scores": table,
-        "differences": [asdict(difference) for difference in differences],
+        "differences": [asdict(gap) for gap in gaps],
     }
-
-
-def _verdict(
-    models: Mapping[str, Results],
-    differences: Sequence[Difference],
-    challenger: str | None,
-    rival: str,
-    evaluation: recipe.Evaluation,
-    registration: recipe.Registration,
-    split: str,
-) -> dict[str, Any]:
-    missing = "a trained stage" if challenger is None else "the untrained backbone" if rival not in models else None
-    if challenger is None or missing:
-        gate = registration.model_dump(include={"min_gain", "guard_margin"}) | {"task": registration.gate_task}
-        reason = f"There is nothing to judge: {missing} was not evaluated."
-        failed = [registration.gate_task]
-        return {
-            "beats": rival,
-            "challenger": challenger,
-            "passed": False,
-            "failed": failed,
-            "gate": gate,
-            "reasons": [reason],
-        }
-    return judge(
-        differences,
-        challenger=challenger,
-        rival=rival,
-        gate_task=registration.gate_task,
-        split=split,
-        min_gain=registration.min_gain,
-        guard_margin=registration.guard_margin,
-        confidence=evaluation.confidence,
-    )
 
 
 def _write(

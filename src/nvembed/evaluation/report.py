@@ -130,7 +130,8 @@ def _too_small(content: Mapping[str, Any]) -> list[str]:
     gap, needed = gate_difference(content), content["verdict"]["gate"]["min_gain"]
     if gap is None or not gap["low"] <= needed < gap["high"]:
         return []
-    items = content["scores"][gap["a"]][gap["split"]][gap["task"]]["items"]
+    measured = content["scores"][gap["a"]][gap["split"]]
+    items = sum(measured[task]["items"] for task in content["primary"]["tasks"] if task in measured)
     return [
         f"The {gap['split']} set is too small to decide: with {items:,} items of {gap['task']} the interval "
         f"{interval(gap['low'], gap['high'])} holds the required gain of {signed(needed)}. Four times as many items "

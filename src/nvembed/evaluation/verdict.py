@@ -1,4 +1,4 @@
-"""The gate: is the new model better where it must be, and no worse than allowed elsewhere?"""
+"""The words of a verdict: a sentence a reason, and a paragraph for whoever decides."""
 
 from __future__ import annotations
 
@@ -13,12 +13,37 @@ NAMES = {
     "stage2": "stage 2",
     "champion": "the champion",
 }
-METRIC_NAMES = {"ndcg_at_10": "nDCG@10", "accuracy": "accuracy", "v_measure": "v-measure"}
+METRIC_NAMES = {
+    "ndcg_at_10": "nDCG@10",
+    "accuracy": "accuracy",
+    "v_measure": "v-measure",
+    "map_at_1000": "MAP@1000",
+    "max_over_subqueries_map_at_1000": "MAP@1000",
+    "mrr_at_10": "MRR@10",
+    "recall_at_10": "recall@10",
+    "max_ap": "average precision",
+    "cosine_spearman": "Spearman correlation",
+    "f1": "F1",
+    "mean": "mean score",
+}
+UNITS = {
+    "Retrieval": "queries",
+    "Reranking": "queries",
+    "Clustering": "documents",
+    "STS": "pairs",
+    "PairClassification": "pairs",
+    "BitextMining": "sentences",
+}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """score(a) − score(b) on one task, with the paired interval."""
+    """score(a) − score(b) on one task, with the paired interval.
+
+    Attributes:
+        p, low, high: of this task alone. p_corrected, low_all, high_all: where all tasks of the split are looked at
+            together (`correction`).
+    """
 
     task: str
     split: str
@@ -28,50 +53,18 @@ class Difference:
     mean: float
     low: float
     high: float
+    p: float
+    p_corrected: float
+    low_all: float
+    high_all: float
 
 
-def judge(
-    differences: Sequence[Difference],
-    *,
-    challenger: str,
-    rival: str,
-    gate_task: str,
-    split: str,
-    min_gain: float,
-    guard_margin: float,
-    confidence: float,
-) -> dict[str, Any]:
-    """The verdict on `challenger` against `rival`: what it was to beat, whether it passed, one sentence a reason.
-
-    It passes if on the gate task the lower end of the paired interval lies above `min_gain`, and on every other task
-    of the split above −`guard_margin`.
-    """
-    rows = {d.task: d for d in differences if (d.split, d.a, d.b) == (split, challenger, rival)}
-    outcomes: list[tuple[bool, str]] = []
-    tasks = [gate_task, *sorted(set(rows) - {gate_task})]
-    if gate_task in rows:
-        outcomes.append(_outcome(rows[gate_task], min_gain, confidence, required="the required gain"))
-    else:
-        outcomes.append(
-            (False, f"{gate_task} ({split}) was not measured for both {_name(challenger)} and {_name(rival)}.")
-        )
-    for task in tasks[1:]:
-        outcomes.append(_outcome(rows[task], -guard_margin, confidence, required="the allowed loss"))
-    return {
-        "beats": rival,
-        "challenger": challenger,
-        "passed": all(passed for passed, _ in outcomes),
-        "failed": [task for task, (passed, _) in zip(tasks, outcomes, strict=True) if not passed],
-        "gate": {"task": gate_task, "min_gain": min_gain, "guard_margin": guard_margin},
-        "reasons": [reason for _, reason in outcomes],
-    }
-
-
-def _outcome(row: Difference, bound: float, confidence: float, *, required: str) -> tuple[bool, str]:
+def outcome(row: Difference, bound: float, confidence: float, *, required: str) -> tuple[bool, str]:
+    """Whether a difference's interval lies above a bound, and a sentence about it."""
     passed = row.low > bound
-    where = f"{row.task.capitalize()} ({METRIC_NAMES.get(row.metric, row.metric)}, {row.split})"
+    where = f"{capital(in_words(row.task))} ({METRIC_NAMES.get(row.metric, row.metric)}, {row.split})"
     return passed, (
-        f"{where}: {_name(row.a)} stands at {signed(row.mean)} against {_name(row.b)}, {confidence:.0%} interval "
+        f"{where}: {name_of(row.a)} stands at {signed(row.mean)} against {name_of(row.b)}, {confidence:.0%} interval "
         f"{interval(row.low, row.high)}; its lower end is {'above' if passed else 'not above'} {required} of "
         f"{signed(bound)}."
     )
@@ -81,22 +74,94 @@ def gate_difference(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The challenger's paired difference to its rival on the gate task, of `comparison.json`'s content."""
     primary, verdict = content["primary"], content["verdict"]
     wanted = (primary["split"], primary["task"], verdict["challenger"], verdict["beats"])
-    return next((d for d in content["differences"] if (d["split"], d["task"], d["a"], d["b"]) == wanted), None)
+    rows = [*content["differences"], *content.get("mean_differences", [])]
+    return next((d for d in rows if (d["split"], d["task"], d["a"], d["b"]) == wanted), None)
 
 
 def sentence(verdict: Mapping[str, Any]) -> str:
     """The verdict in one sentence."""
-    who, rival = _name(verdict["challenger"]), _name(verdict["beats"])
-    who, gate, failed = f"{who[0].upper()}{who[1:]}", verdict["gate"]["task"], verdict["failed"]
-    if not failed:
+    who, rival = capital(name_of(verdict["challenger"])), name_of(verdict["beats"])
+    gate, failed = verdict["gate"]["task"], verdict["failed"]
+    if verdict["passed"]:
         return f"{who} beats {rival}."
     if gate in failed:
         return f"{who} is not shown to beat {rival}."
-    return f"{who} beats {rival} on {gate}, but may lose too much on {' and '.join(failed)}."
+    if failed:
+        return f"{who} beats {rival} on {in_words(gate)}, but may lose too much on {' and '.join(failed)}."
+    other = next(one["short"] for one in verdict["conditions"] if one["passed"] is False)
+    return f"{who} beats {rival} on {in_words(gate)}, but {other}."
 
 
-def _name(candidate: str) -> str:
+def paragraph(verdict: Mapping[str, Any], primary: Mapping[str, Any], confidence: float) -> str:
+    """The verdict for a reader who knows no statistics.
+
+    Args:
+        verdict: with its conditions and the uses of the test sets. primary: `scores` (challenger's, rival's), `items`,
+            `type`, `metric`, `tasks` (how many are averaged) and `difference` of the gate's metric.
+    """
+    who, rival, passed = name_of(verdict["challenger"]), name_of(verdict["beats"]), verdict["passed"]
+    said = [f"{capital(who)} {'may take the place of' if passed else 'should not take the place of'} {rival}."]
+    gap = primary["difference"]
+    if gap is not None:
+        own, other = primary["scores"]
+        unit = UNITS.get(primary["type"], "texts")
+        on = (
+            f"On average over {primary['tasks']} tasks"
+            if primary["tasks"] > 1
+            else f"On {in_words(verdict['gate']['task'])} ({primary['items']:,} {unit})"
+        )
+        said.append(
+            f"{on} it scores {own:.3f} where {rival} scores {other:.3f} ({_metric(primary['metric'])}): a difference "
+            f"of {signed(gap.mean)}, with {confidence:.0%} confidence between {signed(gap.low)} and "
+            f"{signed(gap.high)}; "
+            f"more than {signed(verdict['gate']['min_gain'])} was asked for."
+        )
+    said += [one["plain"] for one in verdict["conditions"] if one["plain"]]
+    return " ".join([*said, *_uses(verdict)])
+
+
+def _uses(verdict: Mapping[str, Any]) -> list[str]:
+    uses = verdict["uses"]
+    if not uses:
+        return []
+    most, chance = max(uses.values()), verdict["chance_to_pass_by_luck"]
+    if most == 1:
+        return [
+            "It is the first model that these test sets judge; one that is no better would pass with a chance of "
+            f"{chance['this']:.1%} at most."
+        ]
+    return [
+        f"These test sets have judged {most} models so far: of that many that are no better, one would have passed by "
+        f"luck with a chance of up to {chance['so_far']:.0%}."
+    ]
+
+
+def _metric(metric: str) -> str:
+    return METRIC_NAMES.get(metric, metric)
+
+
+def in_words(gate_task: str) -> str:
+    """`mean:Retrieval` as a reader says it."""
+    word, _, kind = gate_task.partition(":")
+    if word != "mean":
+        return gate_task
+    return f"the mean of its {kind} tasks" if kind else "the mean of its tasks"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """A few of many names."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def name_of(candidate: str) -> str:
+    """A candidate in words."""
     return NAMES.get(candidate, candidate)
+
+
+def capital(text: str) -> str:
+    """With a capital first letter; the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def signed(value: float) -> str:

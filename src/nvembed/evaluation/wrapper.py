@@ -1,26 +1,24 @@
 """Our model as a model of mteb's: the task's instruction on queries, on both sides where the task is symmetric.
 
 An untrained backbone is wrapped the same way but read as its own card says: no instruction, the card's prefixes.
-Equal texts under an equal instruction are encoded once, however many tasks and splits share them.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mteb.models.model_meta import ModelMeta
+
+from nvembed.evaluation.instructions import Instruction, prompt_of
+from nvembed.evaluation.vectors import EncodeTexts, Vectors
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.types import PromptType
     from torch import Tensor
     from torch.utils.data import DataLoader
-
-EncodeTexts = Callable[[list[str], str], np.ndarray]
-"""(texts, instruction) -> float32 (n, dim), rows of norm 1, in the order of the texts."""
 
 
 class MTEBEncoder:
@@ -31,8 +29,10 @@ class MTEBEncoder:
         name, revision: what mteb calls the model.
         instructions: whether the model was taught instructions; if not it gets none.
         query_prefix, document_prefix: what a card puts before a text. Symmetric tasks take the query's, as cards do.
+        made_by, most_bytes: as of `Vectors`.
 
     Attributes:
+        vectors: what encodes, and how much it did.
         own_instructions: query → its own task sentence in place of the task's, as a mix of tasks has them.
     """
 
@@ -45,14 +45,25 @@ class MTEBEncoder:
         instructions: bool = True,
         query_prefix: str = "",
         document_prefix: str = "",
+        made_by: dict[str, Any] | None = None,
+        most_bytes: float = 0,
     ) -> None:
-        self._encode_texts, self._instructions = encode_texts, instructions
+        self._instructions = instructions
         self._prefixes = {"query": query_prefix, "document": document_prefix}
+        self._told: Instruction | None = None
         self.own_instructions: Mapping[str, str] = {}
-        self._vectors: dict[tuple[str, str], np.ndarray] = {}
+        self.vectors = Vectors(encode_texts, made_by=made_by, most_bytes=most_bytes)
         self._meta = ModelMeta.create_empty({"name": f"nvembed/{name}", "revision": revision})
-        self.texts_encoded = 0
-        self.seconds = 0.0
+
+    def begin_task(self, told: Instruction | None = None, own: Mapping[str, str] | None = None) -> None:
+        """A new task begins; `told` are its sentences, None: what its metadata says. `own`: `own_instructions`."""
+        self._told, self.own_instructions = told, own or {}
+        self.vectors.begin_task()
+
+    @property
+    def texts_encoded(self) -> int:
+        """How many texts were encoded so far."""
+        return self.vectors.texts_encoded
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -71,42 +82,34 @@ class MTEBEncoder:
     ) -> np.ndarray:
         """Vectors of a loader's texts: float32 (n, dim), rows of norm 1."""
         side = "document" if prompt_type is not None and prompt_type.value == "document" else "query"
-        told = instruction_of(task_metadata, side) if self._instructions else ""
-        own = self.own_instructions if self._instructions and side == "query" else {}
-        texts = [(own.get(text, told), self._prefixes[side] + text) for batch in inputs for text in batch["text"]]
-        missing: dict[str, list[str]] = {}
-        for instruction, text in dict.fromkeys(texts):
-            if (instruction, text) not in self._vectors:
-                missing.setdefault(instruction, []).append(text)
-        for instruction, new in missing.items():
-            started = time.monotonic()
-            vectors = self._encode_texts(new, instruction)
-            self.seconds += time.monotonic() - started
-            self.texts_encoded += len(new)
-            self._vectors.update({(instruction, text): row for text, row in zip(new, vectors, strict=True)})
-        return np.stack([self._vectors[key] for key in texts])
+        texts = [text for batch in inputs for text in batch["text"]]
+        prefixed = [self._prefixes[side] + text for text in texts]
+        told = self._sentence(task_metadata, side)
+        if not (self.own_instructions and self._instructions and side == "query"):
+            return self.vectors.of(prefixed, told)
+        rows: dict[str, list[int]] = {}
+        for row, text in enumerate(texts):
+            rows.setdefault(self.own_instructions.get(text, told), []).append(row)
+        parts = {one: self.vectors.of([prefixed[row] for row in here], one) for one, here in rows.items()}
+        found = np.empty((len(texts), next(iter(parts.values())).shape[1]), np.float32)
+        for one, here in rows.items():
+            found[here] = parts[one]
+        return found
+
+    def _sentence(self, task_metadata: TaskMetadata, side: str) -> str:
+        if not self._instructions:
+            return ""
+        return prompt_of(task_metadata, side) if self._told is None else getattr(self._told, side)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosines of all pairs, (n1, n2); rows have norm 1, so the product is the cosine."""
         import torch
 
-        return torch.as_tensor(embeddings1) @ torch.as_tensor(embeddings2).T
+        one, other = torch.as_tensor(embeddings1), torch.as_tensor(embeddings2)
+        return one @ (other.T if other.ndim == 2 else other)  # of one vector there is nothing to turn
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosines of rows with equal index, (n,)."""
         import torch
 
         return (torch.as_tensor(embeddings1) * torch.as_tensor(embeddings2)).sum(dim=1)
-
-
-def instruction_of(task_metadata: TaskMetadata, side: str) -> str:
-    """The task's instruction for a side, "query" or "document".
-
-    A single prompt belongs to queries, and to every text of a task without sides.
-    """
-    prompt = task_metadata.prompt
-    if prompt is None:
-        return ""
-    if isinstance(prompt, str):
-        return prompt if side == "query" else ""
-    return str(prompt.get(side) or "")  # type: ignore[call-overload]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
-from nvembed.recipe import Data, Recipe
+from nvembed.recipe import Data, Evaluation, Recipe
 from nvembed.steps.places import whole_path
 from nvembed.steps.synthetic import has_documents_alone, has_synthetic_sets, resolved_synthesis
 from nvembed.synthesis import RETRIEVAL
@@ -27,6 +29,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
     from nvembed.training.settings import check_settings
 
     recipe = _gated_by_what_there_is(recipe)
+    evaluation = resolved_evaluation(recipe)
     _check_what_is_measured(recipe)
     _check_device(recipe)
     if not _fits_the_processor(recipe):
@@ -40,7 +43,34 @@ def check_recipe(recipe: Recipe) -> Recipe:
     synthesis = resolved_synthesis(recipe, mining)
     digest = synthesis.digest if synthesis.alone else data.check_source(source).digest
     source = source.model_copy(update={"digest": digest})
-    return recipe.model_copy(update={"model": model, "mining": mining, "data": source, "synthesis": synthesis})
+    found = {"model": model, "mining": mining, "data": source, "synthesis": synthesis, "evaluation": evaluation}
+    return recipe.model_copy(update=found)
+
+
+def resolved_evaluation(recipe: Recipe) -> Evaluation:
+    """The section with whole paths and the digests of one's own sets in it, and what the stages are trained on.
+
+    Raises UserError for benchmarks, tasks, types and languages that are not known, and sets that cannot be read.
+    """
+    from nvembed.evaluation.airbench import chosen_sets
+    from nvembed.evaluation.in_domain import trained_on
+    from nvembed.evaluation.own_sets import own_digest, read_own
+    from nvembed.evaluation.selection import choose_tasks
+
+    section = recipe.evaluation
+    if not section.has_benchmarks:
+        return section
+    choose_tasks(section)
+    own = {}
+    for name, one in section.own.items():
+        whole = one.model_copy(update={"path": whole_path(one.path)})
+        own[name] = whole.model_copy(update={"digest": own_digest(name, whole)})
+    read_own(own)
+    air = section.air_bench
+    if air is not None:
+        chosen_sets(air)
+        air = air.model_copy(update={"mirror": whole_path(air.mirror)})
+    return section.model_copy(update={"own": own, "air_bench": air, "trained_on": trained_on(recipe.data)})
 
 
 def _gated_by_what_there_is(recipe: Recipe) -> Recipe:
@@ -90,10 +120,25 @@ def _check_what_is_measured(recipe: Recipe) -> None:
     tasks = ["retrieval"] if recipe.data.source in ("file", "mix") else measured
     if has_synthetic_sets(recipe.synthesis):
         tasks = [RETRIEVAL] if alone else [*tasks, RETRIEVAL]
-    if recipe.registration.gate_task not in tasks:
+    _check_gate(recipe, [*tasks])
+
+
+def _check_gate(recipe: Recipe, of_data: Sequence[str]) -> None:
+    """Raises UserError for a gate or guard that names a task that will not be measured."""
+    from nvembed.evaluation.selection import choose_tasks
+
+    gate, section = recipe.registration, recipe.evaluation
+    named = [*([] if gate.gate_type is not None else [gate.gate_task]), *(gate.guard_tasks or [])]
+    unknown = [task for task in named if task not in of_data and task not in section.own]
+    if not unknown or section.air_bench is not None:  # the names of AIR-Bench's sets are known where they are read
+        return
+    unknown = sorted(set(unknown) - {task.name for task in choose_tasks(section)})
+    if unknown:
+        which = "gate_task is" if unknown[0] == gate.gate_task else "guard_tasks names"
         raise UserError(
-            f"registration.gate_task is {recipe.registration.gate_task!r}, but this data gives the tasks "
-            f"{', '.join(tasks) or 'none'}; name one of these, or add it to data.task_types"
+            f"registration.{which} {unknown[0]!r}, but this data gives the tasks "
+            f"{', '.join([*of_data, *section.own]) or 'none'}; name one of these, mean or mean:<type>, or add it to "
+            "data.task_types or evaluation.tasks"
         )
 
 

@@ -26,6 +26,7 @@ def register_model(
     version, aliases and folder.
     """
     from nvembed import registry, tracking
+    from nvembed.evaluation.shards import whole_folders
 
     section = section_from_json(Registration, registration)
     with task("register_model", section.model_dump(mode="json")):
@@ -34,7 +35,7 @@ def register_model(
             section_from_json(Model, model),
             Path(adapter),
             Path(comparison),
-            [Path(folder) for folder in results],
+            whole_folders([Path(folder) for folder in results]),
             {name: Path(folder) for name, folder in made.items()},
             run_id=tracking.pipeline_run_id() or "",
         )

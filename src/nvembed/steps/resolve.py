@@ -13,7 +13,8 @@ from nvembed.steps.task import task
 def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
     """Sections by name, each as canonical JSON, for the tasks that follow.
 
-    `shards` and `mine_shards` are JSON lists of what data preparation and mining are divided into.
+    `candidates`, `shards` and `mine_shards` are JSON lists of what evaluation, data preparation and mining are divided
+    into.
 
     Args:
         recipe: a preset's name or a recipe's whole text.
@@ -22,6 +23,7 @@ def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
     The only task that creates the run's parent in MLflow; all others find it.
     """
     from nvembed.data.shards import plan_shards, shard_json
+    from nvembed.evaluation.plan import plan_items
     from nvembed.mining import plan_shards as plan_mining
 
     with task("resolve_recipe"):
@@ -31,6 +33,7 @@ def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
         shards = plan_shards(resolved.data, resolved.resources.prepare_shards)
         planned = [shard_json(number, shard) for number, shard in enumerate(shards)]
         lists = {
+            "candidates": plan_items(resolved.evaluation),
             "shards": planned,
             "mine_shards": plan_mining(resolved.mining, resolved.resources.mine_shards),
         }
