@@ -14,7 +14,16 @@ from nvembed.evaluation.costs import Cost, cost_table
 from nvembed.evaluation.figure import MOST_TASKS, task_order
 from nvembed.evaluation.published import published_table
 from nvembed.evaluation.results import Results
-from nvembed.evaluation.tables import difference_table, query_table, score_table, speed_table, task_table
+from nvembed.evaluation.tables import (
+    difference_table,
+    in_domain,
+    label,
+    query_table,
+    score_table,
+    serving_table,
+    speed_table,
+    task_table,
+)
 from nvembed.evaluation.verdict import NAMES, gate_difference, interval, sentence, signed
 
 if TYPE_CHECKING:
@@ -34,12 +43,14 @@ def write_report(
     page = Document("Comparison")
     words = sentence(verdict) if content["challenger"] else "No trained model to judge."
     page.verdict(words, passed=verdict["passed"])
+    page.paragraph(verdict["paragraph"])
     page.points(verdict["reasons"])
     page.picture(folder / "scores.png", "Scores and gains with intervals")
     page.table(*score_table(content), firm=True)
     if len(task_order(dict(content))) > MOST_TASKS:
         page.heading("Task by task")
         page.table(*task_table(content), firm=True)
+    _failed(page, models)
     for note in _notes(content, models):
         page.note(note)
     _queries(page, content, query_changes(content, models))
@@ -47,10 +58,28 @@ def write_report(
     _costs(page, costs, prices)
     page.heading("All paired differences")
     page.table(*difference_table(content), firm=True)
+    page.note(
+        "The last two columns look at all tasks of a split together, since of many equal pairs the luckiest looks "
+        "better: simultaneous intervals, and p-values corrected step by step (Westfall and Young's maxT)."
+    )
+    if served := serving_table(models):
+        page.heading("To serve")
+        page.table(*served, firm=True)
     page.heading("Measuring")
     page.table(*speed_table(models), firm=True)
     page.write(folder)
     write_file(folder / "table.md", markdown_table(*score_table(content)))
+
+
+def _failed(page: Document, models: Mapping[str, Results]) -> None:
+    rows = [
+        [label(name), f"{task} ({split})", error]
+        for name, model in models.items()
+        for (split, task), error in model.errors.items()
+    ]
+    if rows:
+        page.heading("Tasks that failed")
+        page.table(["model", "task", "error"], rows, foreign=True)
 
 
 def synthetic_note(content: Mapping[str, Any]) -> str:
@@ -108,9 +137,12 @@ def _notes(content: Mapping[str, Any], models: Mapping[str, Results]) -> list[st
     kept = [f"{t}: {row['variant']}" for t, row in content["scores"].get("base", {}).get(split, {}).items()]
     notes = [
         f"± and [ ] are {content['confidence']:.0%} percentile bootstrap intervals ({samples:,} resamples). Gains are "
-        "paired: both models are scored on the same resampled queries (retrieval), test items (classification) or "
-        "documents (clustering: v-measure computed anew, spread set to the jackknife's standard error).",
+        "paired: both models are scored on the same resampled queries (retrieval, reranking), test items "
+        "(classification), pairs (STS and pair classification: the metric computed anew) or documents (clustering: "
+        "v-measure computed anew, spread set to the jackknife's standard error).",
     ]
+    if seen := in_domain(models, split):
+        notes.append(f"In-domain, since the model has trained on their training split: {', '.join(seen)}.")
     notes += _too_small(content)
     if said := synthetic_note(content):
         notes.append(said)

@@ -36,7 +36,8 @@ def task_table(content: Mapping[str, Any]) -> Table:
 
 
 def difference_table(content: Mapping[str, Any]) -> Table:
-    """Every paired difference."""
+    """Every paired difference, alone and among all tasks of its split."""
+    found = [*content["mean_differences"], *content["differences"]]
     rows = [
         [
             d["split"],
@@ -44,10 +45,42 @@ def difference_table(content: Mapping[str, Any]) -> Table:
             f"{label(d['a'])} − {label(d['b'])}",
             signed(d["mean"]),
             interval(d["low"], d["high"]),
+            interval(d["low_all"], d["high_all"]),
+            f"{d['p_corrected']:.3f}",
         ]
-        for d in sorted(content["differences"], key=lambda d: (d["split"] != content["primary"]["split"], d["split"]))
+        for d in sorted(found, key=lambda d: (d["split"] != content["primary"]["split"], d["split"]))
     ]
-    return ["split", "task", "difference", "mean", f"{content['confidence']:.0%} interval"], rows
+    confidence = f"{content['confidence']:.0%}"
+    return ["split", "task", "difference", "mean", f"{confidence} interval", "for all tasks", "p for all"], rows
+
+
+def serving_table(models: Mapping[str, Results]) -> Table | None:
+    """What each model costs to serve, on the machine that measured it; None if none was timed."""
+    rows = [
+        [
+            label(name),
+            f"{served['query_ms_p50']:.1f} ms",
+            f"{served['query_ms_p95']:.1f} ms",
+            _count(served["documents_per_second"]),
+            f"{served['parameters'] / 1e6:,.1f} M",
+            f"{served['size_mb']:,.0f} MB",
+        ]
+        for name, model in models.items()
+        if (served := model.speed.get("serving"))
+    ]
+    head = ["model", "a short query, median", "95th percentile", "passages of 100 words a second", "parameters"]
+    return ([*head, "weights"], rows) if rows else None
+
+
+def in_domain(models: Mapping[str, Results], split: str) -> list[str]:
+    """Tasks of a split whose training split a model has seen, with the sources that hold it."""
+    seen = {
+        task: row.get("in_domain_by") or []
+        for model in models.values()
+        for (where, task), row in model.tasks.items()
+        if where == split and row.get("in_domain")
+    }
+    return [f"{task} ({', '.join(map(str, by))})" if by else task for task, by in sorted(seen.items())]
 
 
 def speed_table(models: Mapping[str, Results]) -> Table:
