@@ -101,11 +101,12 @@ def test_registry_list_shows_versions_with_their_aliases_newest_first(store, cap
 
 
 def test_promote_and_rollback_move_the_champion_there_and_back(store, capsys):
-    assert main(["registry", "promote", "tiny", "2", "--output-dir", str(store)]) == 0
+    assert main(["registry", "promote", "tiny", "2", "--why", "it is smaller", "--output-dir", str(store)]) == 0
     assert main(["registry", "list", "tiny", "--output-dir", str(store)]) == 0
-    rows = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()[2:]}
-    assert "champion" in rows["2"]
-    assert "champion" not in rows["1"]
+    lines = capsys.readouterr().out.splitlines()
+    assert "champion" in lines[2] and "promoted by" in lines[2]
+    assert "champion" not in lines[3]
+    assert lines[5].startswith("version 2 promoted by ") and lines[6] == "  it is smaller"
     assert main(["registry", "rollback", "tiny", "--output-dir", str(store)]) == 0
     assert capsys.readouterr().out == "tiny version 1 is champion again\n"
     assert main(["registry", "promote", "tiny", "9", "--output-dir", str(store)]) == 2

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,11 @@ from nvembed.cli.options import output_dir_option
 from nvembed.cli.processes import end_tree, terminate_as_interrupt
 from nvembed.core.errors import UserError
 
+if TYPE_CHECKING:
+    from nvembed.registry import Record
+
 _SQLITE = "sqlite:///"
+_WHY = "Kept with the version, beside who and when."
 _RUNS_VIEW = "workflowType=machine_learning"  # without it MLflow opens on its views for chat applications
 
 
@@ -109,42 +113,55 @@ def registry() -> None:
 @click.argument("name", required=False)
 @output_dir_option
 def list_(name: str | None, output_dir: Path) -> None:
-    """Every version with its aliases, newest first; of all models or of NAME."""
-    from nvembed.registry import list_versions
+    """Every version, newest first, with its aliases and the last decision on it; of NAME every decision, and why."""
+    from nvembed.registry import list_versions, read_records
 
     _use_store(output_dir)
     versions = list_versions(name)
     if not versions:
         click.echo("no model is registered yet; `nvembed run` registers one")
         return
-    rows = [("name", "version", "aliases", "created", "run")]
-    rows += [(one.name, one.version, ", ".join(one.aliases), one.created, one.run) for one in versions]
+    rows = [("name", "version", "aliases", "created", "run", "decision")]
+    for one in versions:
+        last = "".join(_decision(each) for each in read_records(one)[-1:])
+        rows.append((one.name, one.version, ", ".join(one.aliases), one.created, one.run, last))
     _table(rows)
+    for one in versions if name else ():
+        for each in read_records(one):
+            click.echo(f"\nversion {one.version} {_decision(each)}, {each.when}\n  {each.why}")
+
+
+def _decision(record: Record) -> str:
+    rival = f"version {record.against}" if record.against.isdigit() else record.against
+    return f"{record.what}{f' against {rival}' if rival else ''} by {record.who}"
 
 
 @registry.command()
 @click.argument("name")
 @click.argument("version")
-@click.option("--why", default="promoted by hand", show_default=True, help="Kept with the version.")
+@click.option("--why", default="promoted by hand", show_default=True, help=_WHY)
 @output_dir_option
 def promote(name: str, version: str, why: str, output_dir: Path) -> None:
     """Make VERSION of NAME champion, whatever the gate said."""
     from nvembed.registry import promote as make_champion
+    from nvembed.steps.locks import registry_lock
 
     _use_store(output_dir)
-    chosen = make_champion(name, version, why)
+    chosen = make_champion(name, version, why, lock=registry_lock)
     click.echo(f"{chosen.name} version {chosen.version} is champion")
 
 
 @registry.command()
 @click.argument("name")
+@click.option("--why", default="rolled back by hand", show_default=True, help=_WHY)
 @output_dir_option
-def rollback(name: str, output_dir: Path) -> None:
+def rollback(name: str, why: str, output_dir: Path) -> None:
     """Make the champion before this one champion again."""
     from nvembed.registry import rollback as take_back
+    from nvembed.steps.locks import registry_lock
 
     _use_store(output_dir)
-    chosen = take_back(name)
+    chosen = take_back(name, why, lock=registry_lock)
     click.echo(f"{chosen.name} version {chosen.version} is champion again")
 
 
