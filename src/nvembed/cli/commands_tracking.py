@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,8 @@ def list_(name: str | None, output_dir: Path) -> None:
     from nvembed.registry import list_versions, read_records
 
     _use_store(output_dir)
-    versions = list_versions(name)
+    with _registry_errors():
+        versions = list_versions(name)
     if not versions:
         click.echo("no model is registered yet; `nvembed run` registers one")
         return
@@ -129,6 +131,26 @@ def list_(name: str | None, output_dir: Path) -> None:
     for one in versions if name else ():
         for each in read_records(one):
             click.echo(f"\nversion {one.version} {_decision(each)}, {each.when}\n  {each.why}")
+
+
+@registry.command()
+@click.argument("name")
+@click.argument("version", required=False)
+@output_dir_option
+def check(name: str, version: str | None, output_dir: Path) -> None:
+    """Serve VERSION of NAME (the champion) by `mlflow models serve`, and compare its answers with its own vectors."""
+    from nvembed.registry.serving import TOLERANCE, served_check
+    from nvembed.registry.versions import CHAMPION, aliased, named
+
+    _use_store(output_dir)
+    with _registry_errors():
+        chosen = named(name, version) if version else aliased(name, CHAMPION)
+        if chosen is None:
+            raise UserError(f"model {name!r} has no champion; name a version, see `nvembed registry list`")
+        found = served_check(chosen)
+    _table([("request", "largest difference"), *((form, f"{worst:.1e}") for form, worst in found.items())])
+    if max(found.values()) > TOLERANCE:
+        raise Failure(f"{name} version {chosen.version} does not serve its own vectors")
 
 
 def _decision(record: Record) -> str:
@@ -147,7 +169,8 @@ def promote(name: str, version: str, why: str, output_dir: Path) -> None:
     from nvembed.steps.locks import registry_lock
 
     _use_store(output_dir)
-    chosen = make_champion(name, version, why, lock=registry_lock)
+    with _registry_errors():
+        chosen = make_champion(name, version, why, lock=registry_lock)
     click.echo(f"{chosen.name} version {chosen.version} is champion")
 
 
@@ -161,8 +184,15 @@ def rollback(name: str, why: str, output_dir: Path) -> None:
     from nvembed.steps.locks import registry_lock
 
     _use_store(output_dir)
-    chosen = take_back(name, why, lock=registry_lock)
+    with _registry_errors():
+        chosen = take_back(name, why, lock=registry_lock)
     click.echo(f"{chosen.name} version {chosen.version} is champion again")
+
+
+def _registry_errors() -> AbstractContextManager[None]:
+    from nvembed.tracking.client import plain_errors
+
+    return plain_errors()
 
 
 def _store(output_dir: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nvembed.core.errors import UserError
 from nvembed.registry.locks import Lock, file_lock
 from nvembed.registry.records import PROMOTED, TAKEN_BACK, now, record, who
-from nvembed.registry.versions import CHALLENGER, CHAMPION, Version, aliased, check_files, list_versions
+from nvembed.registry.versions import CHALLENGER, CHAMPION, Version, aliased, check_files, named
 from nvembed.tracking.client import client
 
 ROLLED_BACK = "nvembed.rolled_back"  # on a version that a person took back: no verdict makes it champion again
@@ -33,14 +33,14 @@ def promote(name: str, version: str | int, why: str = "promoted by hand", *, loc
     Raises UserError if there is no such version, or if its files are not those that were registered.
     """
     with lock(name) as held:
-        chosen = _named(name, str(version))
+        chosen = named(name, str(version))
         if CHAMPION not in chosen.aliases:
             check_files(chosen)
             held()
             crown(chosen, why)
         if ROLLED_BACK in chosen.tags:
             client().delete_model_version_tag(name, chosen.version, ROLLED_BACK)
-        return _named(name, str(version))
+        return named(name, str(version))
 
 
 def rollback(name: str, why: str = "rolled back by hand", *, lock: Lock = file_lock) -> Version:
@@ -55,7 +55,7 @@ def rollback(name: str, why: str = "rolled back by hand", *, lock: Lock = file_l
         earlier = present.tags.get("nvembed.champion_before")
         if not earlier:
             raise UserError(f"model {name!r}: version {present.version} is the first champion; nothing came before it")
-        chosen = _named(name, earlier)
+        chosen = named(name, earlier)
         check_files(chosen)
         before = chosen.tags.get("nvembed.champion_before", "")
         held()
@@ -64,19 +64,10 @@ def rollback(name: str, why: str = "rolled back by hand", *, lock: Lock = file_l
         client().set_model_version_tag(name, present.version, ROLLED_BACK, why[:5000])
         # going back twice leads two champions back, not forth again
         client().set_model_version_tag(name, chosen.version, "nvembed.champion_before", before)
-        return _named(name, earlier)
+        return named(name, earlier)
 
 
 def challenge(version: Version) -> None:
     """Give a version the alias `challenger`."""
     if CHALLENGER not in version.aliases:
         client().set_registered_model_alias(version.name, CHALLENGER, version.version)
-
-
-def _named(name: str, number: str) -> Version:
-    versions = list_versions(name)
-    for version in versions:
-        if version.version == number:
-            return version
-    known = ", ".join(version.version for version in versions) or "none"
-    raise UserError(f"model {name!r} has no version {number}; known: {known}")

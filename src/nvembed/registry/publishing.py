@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import MANIFEST, Manifest, read_manifest
+from nvembed.core.digests import digest_json
+from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.core.state import state_folder
+from nvembed.registry.champions import keep_evaluation, kept_key
 from nvembed.registry.exporting import export, model_digest
-from nvembed.registry.gate import Verdict, contend, read_verdict
+from nvembed.registry.gate import Decision, Verdict, contend, read_verdict
 from nvembed.registry.locks import Lock, file_lock
+from nvembed.registry.records import evaluations_of
 from nvembed.registry.registering import own_evaluation, register
 from nvembed.registry.versions import Version, fetch_model, find_version
+from nvembed.tracking.client import plain_errors
 from nvembed.tracking.store import sqlite_file, tracking_uri
 
 if TYPE_CHECKING:
@@ -46,20 +52,37 @@ def publish(
         `name`, `version`, `aliases`, `folder` (Sentence Transformers), `promoted` and `reason`, JSON values.
 
     Raises:
-        UserError: no tracking server, an adapter that none of `results` measured, or one that was changed since.
+        UserError: no tracking server, or one that goes away or takes nothing (what is done by then is not done again);
+            an adapter that none of `results` measured, or one that was changed since.
     """
     verdict = read_verdict(comparison)
     trained = read_manifest(adapter, kind="adapter", verify=True)
     digest = model_digest(model, adapter)
     own = own_evaluation(results, trained.content)
-    with lock(f"{registration.name} {digest}"):
-        version = find_version(registration.name, digest)
-        if version is None:
-            card = _card(registration, comparison, verdict, trained, made, run_id)
-            folder = state_folder("models", digest) / registration.name
-            export(model, adapter, folder, card)
-            version = register(registration, folder, comparison, own, _lineage(trained, verdict, own))
-    decision = contend(registration, version, comparison, results, own, lock=lock)
+    card = _card(registration, comparison, verdict, trained, made, run_id)
+    with plain_errors(f"the trained model is kept in {adapter}, and nothing before this is done again"):
+        with lock(f"{registration.name} {digest}"):
+            version = find_version(registration.name, digest)
+            if version is None:
+                folder = _exported(registration, model, adapter, digest, card)
+                version = register(registration, folder, comparison, own, _lineage(trained, verdict, own))
+            elif kept_key(own) not in evaluations_of(version):  # an earlier try ended in between
+                keep_evaluation(version, kept_key(own), own)
+        decision = contend(registration, version, comparison, results, own, lock=lock)
+        return _outcome(registration, digest, decision)
+
+
+def _exported(registration: Registration, model: Model, adapter: Path, digest: str, card: Mapping[str, Any]) -> Path:
+    """The model folder with this card; one that an earlier try left is taken as it is, if nothing in it changed."""
+    folder = state_folder("models", digest) / registration.name
+    with contextlib.suppress(UserError):
+        if read_manifest(folder, kind="model", verify=True).extra.get("card") == digest_json(card):
+            return folder
+    export(model, adapter, folder, card)
+    return folder
+
+
+def _outcome(registration: Registration, digest: str, decision: Decision) -> dict[str, Any]:
     final = find_version(registration.name, digest)
     assert final is not None
     note(f"registered {final.name} version {final.version} ({', '.join(final.aliases) or 'no alias'})")

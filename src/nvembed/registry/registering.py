@@ -123,20 +123,25 @@ def _log_model(mlflow: MlflowClient, run: str, name: str, folder: Path, manifest
             signature=_signature(int(manifest.extra["dim"])),
             input_example=(["Open a file and return its contents."], {"instruction": "Retrieve documentation"}),
             pip_requirements=requirements(),
-            metadata={"model_digest": manifest.extra["model_digest"]},
+            metadata={"model_digest": manifest.extra["model_digest"], "task": "llm/v1/embeddings"},
         )
     return info.model_uri, logged.model_id
 
 
 def _signature(dim: int) -> ModelSignature:
+    """Texts in, vectors out. The last three parameters are fields of OpenAI's embeddings API, see `embedder`."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
+    params = {"instruction": DataType.string, "max_length": DataType.long, "dimensions": DataType.long}
+    params |= dict.fromkeys(("model", "encoding_format", "user"), DataType.string)
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string)]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, dim))]),
-        params=ParamSchema([ParamSpec("instruction", DataType.string, ""), ParamSpec("max_length", DataType.long, 0)]),
+        params=ParamSchema(
+            [ParamSpec(name, kind, "" if kind is DataType.string else 0) for name, kind in params.items()]
+        ),
     )
 
 

@@ -54,6 +54,16 @@ def find_version(name: str, digest: str) -> Version | None:
     return next((version for version in _versions(client(), name) if version.digest == digest), None)
 
 
+def named(name: str, number: str) -> Version:
+    """The version with this number. Raises UserError, naming those there are."""
+    versions = list_versions(name)
+    for version in versions:
+        if version.version == number:
+            return version
+    known = ", ".join(version.version for version in versions) or "none"
+    raise UserError(f"model {name!r} has no version {number}; known: {known}")
+
+
 def aliased(name: str, alias: str) -> Version | None:
     """The version that carries an alias."""
     return next((version for version in _versions(client(), name) if alias in version.aliases), None)

@@ -1,0 +1,96 @@
+"""A registry that is down, goes away in the midst, or may only be read: one line, nothing lost, and on again after."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow_server import Door, Server
+from registry_support import GATE, MODEL, Contest
+
+from nvembed import registry
+from nvembed.cli import main
+from nvembed.core.errors import UserError
+from nvembed.tracking.client import plain_errors
+
+Adapters = Callable[[int], Path]
+Hold = Callable[..., Contest]
+
+
+def _publish(adapter: Path, contest: Contest) -> dict[str, object]:
+    return registry.publish(GATE, MODEL, adapter, contest.folder, contest.results, {}, run_id="run-7")
+
+
+@pytest.mark.slow
+def test_what_was_done_is_kept_and_the_rest_is_done_once_the_registry_is_back(
+    store: str, adapters: Adapters, contest: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, adapter = contest(adapters(1), gain=0.1), adapters(1)
+    server = Server(tmp_path)
+    server.start()
+    server.wait()
+    door = Door(server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", door.uri)
+    try:
+        door.refuses = True
+        _refused(adapter, judged, "refuses to be changed by us")
+        (exported,) = (tmp_path / "state" / "models").glob("*/*")
+        made = (exported / "manifest.json").stat().st_mtime_ns
+        for place in ("logged-models", "model-versions/create", "model-versions/set-tag", "registered-models/alias"):
+            door.open()
+            door.shuts_at = place
+            _refused(adapter, judged, "no longer answers")
+            door.open()
+            present = registry.champion(GATE.name)
+            assert present is None
+        outcome = _publish(adapter, judged)
+        assert outcome["promoted"] and outcome["version"] == "1" and len(registry.list_versions(GATE.name)) == 1
+        assert (exported / "manifest.json").stat().st_mtime_ns == made, "it was exported once"
+        present = registry.champion(GATE.name)
+        assert present is not None and len(present.evaluations) == 1
+        door.refuses = True
+        for command in (["promote", GATE.name, "1"], ["rollback", GATE.name]):
+            assert main(["registry", *command]) in (0, 2)
+        server.kill()
+        door.close()
+        assert main(["registry", "list"]) == 2
+    finally:
+        server.kill()
+
+
+def _refused(adapter: Path, judged: Contest, why: str) -> None:
+    with pytest.raises(UserError, match=why) as told:
+        _publish(adapter, judged)
+    assert f"kept in {adapter}" in str(told.value) and "start again" in str(told.value)
+
+
+def test_a_registry_that_is_down_is_one_line(
+    store: str, adapters: Adapters, contest: Hold, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = contest(adapters(1), gain=0.1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match="no longer answers") as told:
+        _publish(adapters(1), judged)
+    assert "secret" not in str(told.value)
+    assert main(["registry", "list"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be reached" in line and "secret" not in line
+
+
+def test_a_database_that_may_only_be_read_is_one_line(tmp_path: Path) -> None:
+    import sqlalchemy
+
+    file = tmp_path / "read.db"
+    sqlite3.connect(file).execute("CREATE TABLE t (x)").connection.close()
+    engine = sqlalchemy.create_engine(f"sqlite:///file:{file}?mode=ro&uri=true")
+    with (
+        pytest.raises(UserError, match="it is read-only; mend that and start again"),
+        plain_errors(),
+        engine.begin() as connection,
+    ):
+        connection.execute(sqlalchemy.text("INSERT INTO t VALUES (1)"))
+    with pytest.raises(ZeroDivisionError), plain_errors():
+        _ = 1 / 0
