@@ -80,7 +80,7 @@ class Door:
             protocol_version = "HTTP/1.1"
 
             def _do(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self._body()
                 path = self.path.partition("?")[0]
                 door._shut = door._shut or bool(door.shuts_at and path.endswith(door.shuts_at))
                 if door._shut:
@@ -93,6 +93,16 @@ class Door:
                     return
                 got = requests.request(self.command, behind + self.path, data=body, headers=_plain(self.headers))
                 self._say(got.status_code, got.content)
+
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = b""  # `requests` sends an empty file so
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _do
 
@@ -120,4 +130,5 @@ class Door:
 
 
 def _plain(headers: Message) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() not in ("host", "connection")}
+    hop = ("host", "connection", "content-length", "transfer-encoding")
+    return {name: value for name, value in headers.items() if name.lower() not in hop}
