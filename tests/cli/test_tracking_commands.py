@@ -32,6 +32,7 @@ def store(tmp_path_factory):
             parent = tracking.open_parent(run_id, load_recipe("tiny", [f"stage1.steps={steps}"]))
             assert parent is not None
             mlflow.log_metric(parent, "evaluate_stage2/test.retrieval", score)
+            mlflow.set_tag(parent, "nvembed.verdict", f"A verdict on {steps} steps.")
             with tracking.task_run("train_stage1", {}):
                 pass
             tracking.close_parent(run_id, "SUCCEEDED")
@@ -78,6 +79,7 @@ def test_compare_shows_both_numbers_their_difference_and_what_the_recipes_do_dif
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["evaluate_stage2/test.retrieval", "0.5000", "0.6250", "+0.1250"] in lines
     assert ["stage1.steps", "3", "4"] in lines
+    assert ["tiny", "aaaaaaaa", "A", "verdict", "on", "3", "steps."] in lines
     assert not [line for line in lines if line and line[0] == "stage2.steps"]
 
 

@@ -63,10 +63,12 @@ def ui(output_dir: Path, port: int) -> None:
 @click.argument("second", metavar="B")
 @output_dir_option
 def compare(first: str, second: str, output_dir: Path) -> None:
-    """Two runs' headline numbers side by side, and what their recipes do differently.
+    """Two runs' headline numbers side by side, and what their recipes do differently: MLflow's compare page in text.
 
     A and B are names or ids (a part that is clear will do) of pipeline runs in MLflow, or `latest`, `latest~1`, ….
     """
+    from nvembed.tracking.headlines import VERDICT
+
     _use_store(output_dir)
     runs = _pipeline_runs()
     one, two = _pick(runs, first), _pick(runs, second)
@@ -75,6 +77,10 @@ def compare(first: str, second: str, output_dir: Path) -> None:
         a, b = one.data.metrics.get(name), two.data.metrics.get(name)
         rows.append((name, _number(a), _number(b), f"{b - a:+.4f}" if a is not None and b is not None else ""))
     _table(rows)
+    verdicts = [(_title(run), run.data.tags[VERDICT]) for run in (one, two) if VERDICT in run.data.tags]
+    if verdicts:
+        click.echo("\nverdict:")
+        _table(verdicts)
     changed = _changes(one.data.params, two.data.params)
     if changed:
         click.echo("\nrecipe:")

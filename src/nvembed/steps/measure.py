@@ -57,6 +57,8 @@ def compare_models(
     """
     from nvembed import registry, tracking
     from nvembed.evaluation import compare
+    from nvembed.evaluation.headline import challenger_numbers
+    from nvembed.evaluation.verdict import sentence
 
     section = section_from_json(Evaluation, evaluation)
     names = section_from_json(Registration, registration)
@@ -66,10 +68,18 @@ def compare_models(
         champion = registry.champion_results(names, section, machine, Path(eval_sets), measured)
         folders = {name: Path(folder) for name, folder in made.items()}
         run_id = tracking.pipeline_run_id() or ""
-        compare(section, names, measured, Path(comparison), champion=champion, made=list(folders.values()), run=run_id)
+        compared = compare(
+            section, names, measured, Path(comparison), champion=champion, made=list(folders.values()), run=run_id
+        )
         for folder in map(Path, results):
             folders[f"evaluate_{read_manifest(folder).extra['candidate']}"] = folder
         folders["compare_models"] = Path(comparison)
-        tracking.log_headlines(tracking.pipeline_run_id(), folders, eval_sets)
+        tracking.log_headlines(
+            tracking.pipeline_run_id(),
+            folders,
+            eval_sets,
+            first=challenger_numbers(compared),
+            verdict=sentence(compared["verdict"]) if compared["challenger"] else "",
+        )
         run.log_folder(Path(comparison))
         copy_report(Path(comparison), report)
