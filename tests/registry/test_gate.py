@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from registry_race import bring_one, enter_challengers, judge, tell, version_of
 from registry_support import GATE
 
 from nvembed import registry
-from nvembed.core.artifacts import read_manifest
+from nvembed.core.artifacts import read_manifest, write_manifest
 from nvembed.core.errors import UserError
 from nvembed.registry.locks import Held
 from nvembed.registry.promotion import promote
@@ -49,6 +50,19 @@ def test_of_two_challengers_of_one_champion_the_second_is_judged_again_and_refus
     assert beaten.evaluation == read_manifest(field / "2" / "own").content
     assert read_records(version_of(2))[0].evaluation == read_manifest(field / "1" / "own").content
     assert all(one.who and one.when and one.run == "run-9" for one in (stale, beaten))
+
+
+def test_what_bars_a_challenger_whoever_the_rival_is_bars_it_from_a_second_comparison_too(field: Path) -> None:
+    judged = judge(field, 2)
+    head = read_manifest(judged)
+    content = json.loads((judged / "comparison.json").read_text(encoding="utf-8"))
+    found = {"kind": "contamination", "name": "", "passed": False, "says": "Test texts stand in its training data."}
+    content["verdict"] |= {"passed": False, "conditions": [found]}
+    (judged / "comparison.json").write_text(json.dumps(content), encoding="utf-8")
+    write_manifest(judged, kind="comparison", section=head.section, inputs=head.inputs)
+    decision = bring_one(field, 2, judged)
+    assert not decision.promoted and decision.reason == "Test texts stand in its training data."
+    assert [(one.what, one.against) for one in read_records(version_of(2))] == [("refused", "1"), ("refused", "1")]
 
 
 def test_without_a_champion_any_more_the_untrained_backbone_is_the_one_to_beat(field: Path) -> None:

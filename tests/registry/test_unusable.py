@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +89,39 @@ def test_a_registry_that_is_down_is_one_line(
     assert main(["registry", "list"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "cannot be reached" in line and "secret" not in line
+
+
+def _as_one_without_roots_right_to_write_everywhere() -> None:
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE: lost with the next exec; else no harm
+
+
+def test_a_store_in_a_folder_that_may_only_be_read_is_one_line(store: str, tmp_path: Path) -> None:
+    client().create_registered_model(GATE.name)
+    (tmp_path / "mlflow.db").chmod(0o444)
+    tmp_path.chmod(0o555)
+    command = [
+        sys.executable,
+        "-m",
+        "nvembed.cli",
+        "registry",
+        "promote",
+        GATE.name,
+        "1",
+        "--output-dir",
+        str(tmp_path),
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            preexec_fn=_as_one_without_roots_right_to_write_everywhere,
+        )
+    finally:
+        tmp_path.chmod(0o755)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "cannot write in" in line and "name a writable folder" in line
 
 
 def test_a_database_that_may_only_be_read_is_one_line(tmp_path: Path) -> None:

@@ -30,8 +30,16 @@ if TYPE_CHECKING:
     from nvembed.recipe import Evaluation, Registration, Resources
 
 logger = logging.getLogger(__name__)
-# who is measured, in how many pieces, and what is made of the scores afterwards: no score depends on these
-_NO_MATTER = {"candidates", "shards", "batch_tokens", "bootstrap_samples", "confidence"}
+# who is measured, trained on what, in how many pieces, what is made of the scores: no score depends on these
+_NO_MATTER = {
+    "candidates",
+    "shards",
+    "trained_on",
+    "batch_tokens",
+    "vector_cache_gb",
+    "bootstrap_samples",
+    "confidence",
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,9 @@ def evaluation_key(evaluation: Evaluation, eval_sets: str) -> str:
     """
     section = evaluation.model_dump(mode="json", exclude=_NO_MATTER)
     section["splits"] = sorted(section["splits"])
+    for one in (section.get("own") or {}).values():
+        if one.get("digest"):
+            del one["path"]  # the same set may lie elsewhere
     return digest_json([eval_sets, section])[:16]
 
 

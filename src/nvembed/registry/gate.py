@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 UNTRAINED = "untrained"
+_WHOEVER_THE_RIVAL_IS = ("contamination", "limit")  # conditions that a second comparison has not the means to look into
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Verdict:
         passed: whether the challenger is better, as the recipe asks for it. reasons: why, a sentence each.
         beats: `champion` or `base`, the rival's name there.
         challenger: the challenger's name there. evaluations: name → content digest of the evaluation.
+        barred: what speaks against the challenger whoever the rival is, a sentence each.
     """
 
     passed: bool
@@ -59,6 +61,7 @@ class Verdict:
     beats: str
     challenger: str
     evaluations: dict[str, str]
+    barred: tuple[str, ...] = ()
 
     @property
     def rival(self) -> str:
@@ -82,6 +85,11 @@ def read_verdict(folder: Path) -> Verdict:
             beats=str(content.get("beats") or ""),
             challenger=str(content.get("challenger") or ""),
             evaluations=dict(manifest.inputs),
+            barred=tuple(
+                one["says"]
+                for one in content.get("conditions") or []
+                if one["kind"] in _WHOEVER_THE_RIVAL_IS and one["passed"] is False
+            ),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: cannot be read as a comparison ({error!r}); compare anew") from error
@@ -129,6 +137,7 @@ def contend(
         UserError: a folder that was changed since it was made.
     """
     digest = read_manifest(own, kind="evaluation", verify=True).content
+    barred = read_verdict(comparison).barred
     while True:
         verdict = read_verdict(comparison)
         with lock(registration.name) as held:
@@ -136,6 +145,8 @@ def contend(
             fresh = find_version(registration.name, version.digest) or version
             challenge(fresh)
             decision = decide(fresh, present.version if present else None, verdict, digest)
+            if decision.promoted and barred:
+                decision = Decision(False, " ".join(barred))
             held()
             if decision.promoted:
                 crown(fresh, decision.reason, against=_against(present), evaluation=verdict.rival)
