@@ -159,7 +159,7 @@ def _use(model: Model, card: Mapping[str, Any]) -> str:
     return f"""## Use
 
 Give queries the task as an instruction; give documents none. `import nvembed` makes the model type known; no remote
-code is run. All four ways give the same vectors.
+code is run. All ways give the same vectors.
 
 ```python
 import nvembed                                   # pip install nvembed's repository first
@@ -193,6 +193,14 @@ import mlflow
 model = mlflow.pyfunc.load_model("models:/{name}@champion")
 queries = model.predict(["a question"], params={{"instruction": task}})
 documents = model.predict(["a passage"])
+```
+
+Served by `mlflow models serve -m models:/{name}@champion --env-manager local`, it also answers requests in the form of
+OpenAI's embeddings; leave `instruction` out for documents:
+
+```console
+$ curl localhost:5000/invocations -H 'Content-Type: application/json' \\
+    -d '{{"input": ["a question"], "instruction": {task}}}'
 ```"""
 
 

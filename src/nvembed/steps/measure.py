@@ -77,7 +77,9 @@ def compare_models(
     """
     from nvembed import registry, tracking
     from nvembed.evaluation import compare
+    from nvembed.evaluation.headline import challenger_numbers
     from nvembed.evaluation.shards import whole_folders
+    from nvembed.evaluation.verdict import sentence
 
     section = section_from_json(Evaluation, evaluation)
     names = section_from_json(Registration, registration)
@@ -86,7 +88,7 @@ def compare_models(
         machine = section_from_json(Resources, resources)
         champion = registry.champion_results(names, section, machine, Path(eval_sets), measured)
         folders = {name: Path(folder) for name, folder in made.items()}
-        compare(
+        compared = compare(
             section,
             names,
             measured,
@@ -100,6 +102,12 @@ def compare_models(
         for folder in measured:
             folders[f"evaluate_{read_manifest(folder).extra['candidate']}"] = folder
         folders["compare_models"] = Path(comparison)
-        tracking.log_headlines(tracking.pipeline_run_id(), folders, eval_sets)
+        tracking.log_headlines(
+            tracking.pipeline_run_id(),
+            folders,
+            eval_sets,
+            first=challenger_numbers(compared),
+            verdict=sentence(compared["verdict"]) if compared["challenger"] else "",
+        )
         run.log_folder(Path(comparison))
         copy_report(Path(comparison), report)
