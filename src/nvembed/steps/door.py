@@ -166,8 +166,8 @@ def _check_what_a_mix_measures(recipe: Recipe) -> None:
 
 
 def _check_device(recipe: Recipe) -> None:
-    if recipe.resources.device != "cuda":
-        return
+    if recipe.resources.device != "cuda" or recipe.resources.launcher == "trainjob":
+        return  # a job's nodes are other machines than this one
     import torch
 
     if not torch.cuda.is_available():
@@ -183,7 +183,8 @@ def _fits_the_processor(recipe: Recipe) -> bool:
 
     from nvembed.modeling import resolve_precision
 
-    gpu = recipe.resources.device != "cpu" and torch.cuda.is_available()
+    elsewhere = recipe.resources.launcher == "trainjob" and recipe.resources.accelerators > 0
+    gpu = elsewhere or (recipe.resources.device != "cpu" and torch.cuda.is_available())
     return gpu or recipe.model.precision != "auto" or resolve_precision("auto", torch.device("cpu")) == "bfloat16"
 
 
