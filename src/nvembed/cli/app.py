@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "registry": ("nvembed.cli.commands_tracking", "registry", "Registered models."),
     "compare": ("nvembed.cli.commands_tracking", "compare", "Two runs' headline numbers side by side."),
     "track": ("nvembed.cli.commands_tracking", "track", "Send MLflow what it could not take."),
+    "clean": ("nvembed.cli.commands_clean", "clean", "Remove what the newest runs do not need."),
     "doctor": ("nvembed.cli.commands_doctor", "doctor", "Check versions, GPUs, disk, tracking and stores."),
     "ui": ("nvembed.cli.commands_tracking", "ui", "Open MLflow on the local store."),
 }

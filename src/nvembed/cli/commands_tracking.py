@@ -62,7 +62,7 @@ def compare(first: str, second: str, output_dir: Path) -> None:
 
     A and B are names or ids (a part that is clear will do) of pipeline runs in MLflow, or `latest`, `latest~1`, ….
     """
-    _use_store(output_dir)
+    use_store(output_dir)
     runs = _pipeline_runs()
     one, two = _pick(runs, first), _pick(runs, second)
     rows = [("", _title(one), _title(two), "difference")]
@@ -90,7 +90,7 @@ def sync(output_dir: Path) -> None:
     """
     from nvembed import tracking
 
-    _use_store(output_dir)
+    use_store(output_dir)
     found = False
     for sent in tracking.send_spools():
         found = True
@@ -112,7 +112,7 @@ def list_(name: str | None, output_dir: Path) -> None:
     """Every version with its aliases, newest first; of all models or of NAME."""
     from nvembed.registry import list_versions
 
-    _use_store(output_dir)
+    use_store(output_dir)
     versions = list_versions(name)
     if not versions:
         click.echo("no model is registered yet; `nvembed run` registers one")
@@ -131,7 +131,7 @@ def promote(name: str, version: str, why: str, output_dir: Path) -> None:
     """Make VERSION of NAME champion, whatever the gate said."""
     from nvembed.registry import promote as make_champion
 
-    _use_store(output_dir)
+    use_store(output_dir)
     chosen = make_champion(name, version, why)
     click.echo(f"{chosen.name} version {chosen.version} is champion")
 
@@ -143,7 +143,7 @@ def rollback(name: str, output_dir: Path) -> None:
     """Make the champion before this one champion again."""
     from nvembed.registry import rollback as take_back
 
-    _use_store(output_dir)
+    use_store(output_dir)
     chosen = take_back(name)
     click.echo(f"{chosen.name} version {chosen.version} is champion again")
 
@@ -166,7 +166,8 @@ def _experiment(uri: str) -> str:
     return experiment_id(client())
 
 
-def _use_store(output_dir: Path) -> None:
+def use_store(output_dir: Path) -> None:
+    """Let this process speak with MLflow at its address, or with the output folder's own store. Raises UserError."""
     os.environ["MLFLOW_TRACKING_URI"] = _store(output_dir)
     os.environ.setdefault("NVEMBED_STATE", str(output_dir.expanduser().resolve() / "state"))
 
