@@ -20,6 +20,9 @@ from nvembed.core.errors import UserError
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("nvembed.cli.commands_run", "run", "Run the whole pipeline on this machine."),
     "submit": ("nvembed.cli.commands_cluster", "submit", "Run the same pipeline on a cluster."),
+    "status": ("nvembed.cli.commands_runs", "status", "Runs on the cluster, and how their tasks stand."),
+    "logs": ("nvembed.cli.commands_runs", "logs", "What a run's tasks printed on the cluster."),
+    "cancel": ("nvembed.cli.commands_runs", "cancel", "End a run on the cluster."),
     "compile": ("nvembed.cli.commands_cluster", "compile_", "Compile the pipeline to YAML."),
     "recipe": ("nvembed.cli.commands_recipe", "recipe", "List, show and check recipes."),
     "data": ("nvembed.cli.commands_data", "data", "Try the sources of a recipe's mix."),

@@ -69,11 +69,11 @@ def compare(first: str, second: str, output_dir: Path) -> None:
     for name in sorted(set(one.data.metrics) | set(two.data.metrics)):
         a, b = one.data.metrics.get(name), two.data.metrics.get(name)
         rows.append((name, _number(a), _number(b), f"{b - a:+.4f}" if a is not None and b is not None else ""))
-    _table(rows)
+    print_table(rows)
     changed = _changes(one.data.params, two.data.params)
     if changed:
         click.echo("\nrecipe:")
-        _table(changed)
+        print_table(changed)
 
 
 @click.group()
@@ -119,7 +119,7 @@ def list_(name: str | None, output_dir: Path) -> None:
         return
     rows = [("name", "version", "aliases", "created", "run")]
     rows += [(one.name, one.version, ", ".join(one.aliases), one.created, one.run) for one in versions]
-    _table(rows)
+    print_table(rows)
 
 
 @registry.command()
@@ -209,7 +209,8 @@ def _changes(one: Mapping[str, str], two: Mapping[str, str]) -> list[tuple[str, 
     return [(name, one.get(name, "–"), two.get(name, "–")) for name in names if one.get(name) != two.get(name)]
 
 
-def _table(rows: Iterable[tuple[str, ...]]) -> None:
+def print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    """Columns side by side."""
     rows = list(rows)
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     for row in rows:
