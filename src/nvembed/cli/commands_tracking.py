@@ -69,22 +69,22 @@ def compare(first: str, second: str, output_dir: Path) -> None:
     """
     from nvembed.tracking.headlines import VERDICT
 
-    _use_store(output_dir)
+    use_store(output_dir)
     runs = _pipeline_runs()
     one, two = _pick(runs, first), _pick(runs, second)
     rows = [("", _title(one), _title(two), "difference")]
     for name in sorted(set(one.data.metrics) | set(two.data.metrics)):
         a, b = one.data.metrics.get(name), two.data.metrics.get(name)
         rows.append((name, _number(a), _number(b), f"{b - a:+.4f}" if a is not None and b is not None else ""))
-    _table(rows)
+    print_table(rows)
     verdicts = [(_title(run), run.data.tags[VERDICT]) for run in (one, two) if VERDICT in run.data.tags]
     if verdicts:
         click.echo("\nverdict:")
-        _table(verdicts)
+        print_table(verdicts)
     changed = _changes(one.data.params, two.data.params)
     if changed:
         click.echo("\nrecipe:")
-        _table(changed)
+        print_table(changed)
 
 
 @click.group()
@@ -101,7 +101,7 @@ def sync(output_dir: Path) -> None:
     """
     from nvembed import tracking
 
-    _use_store(output_dir)
+    use_store(output_dir)
     found = False
     for sent in tracking.send_spools():
         found = True
@@ -123,7 +123,7 @@ def list_(name: str | None, output_dir: Path) -> None:
     """Every version, newest first, with its aliases and the last decision on it; of NAME every decision, and why."""
     from nvembed.registry import list_versions, read_records
 
-    _use_store(output_dir)
+    use_store(output_dir)
     with _registry_errors():
         versions = list_versions(name)
     if not versions:
@@ -133,7 +133,7 @@ def list_(name: str | None, output_dir: Path) -> None:
     for one in versions:
         last = "".join(_decision(each) for each in read_records(one)[-1:])
         rows.append((one.name, one.version, ", ".join(one.aliases), one.created, one.run, last))
-    _table(rows)
+    print_table(rows)
     for one in versions if name else ():
         for each in read_records(one):
             click.echo(f"\nversion {one.version} {_decision(each)}, {each.when}\n  {each.why}")
@@ -148,13 +148,13 @@ def check(name: str, version: str | None, output_dir: Path) -> None:
     from nvembed.registry.serving import TOLERANCE, served_check
     from nvembed.registry.versions import CHAMPION, aliased, named
 
-    _use_store(output_dir)
+    use_store(output_dir)
     with _registry_errors():
         chosen = named(name, version) if version else aliased(name, CHAMPION)
         if chosen is None:
             raise UserError(f"model {name!r} has no champion; name a version, see `nvembed registry list`")
         found = served_check(chosen)
-    _table([("request", "largest difference"), *((form, f"{worst:.1e}") for form, worst in found.items())])
+    print_table([("request", "largest difference"), *((form, f"{worst:.1e}") for form, worst in found.items())])
     if max(found.values()) > TOLERANCE:
         raise Failure(f"{name} version {chosen.version} does not serve its own vectors")
 
@@ -174,7 +174,7 @@ def promote(name: str, version: str, why: str, output_dir: Path) -> None:
     from nvembed.registry import promote as make_champion
     from nvembed.steps.locks import registry_lock
 
-    _use_store(output_dir)
+    use_store(output_dir)
     with _registry_errors():
         chosen = make_champion(name, version, why, lock=registry_lock)
     click.echo(f"{chosen.name} version {chosen.version} is champion")
@@ -189,7 +189,7 @@ def rollback(name: str, why: str, output_dir: Path) -> None:
     from nvembed.registry import rollback as take_back
     from nvembed.steps.locks import registry_lock
 
-    _use_store(output_dir)
+    use_store(output_dir)
     with _registry_errors():
         chosen = take_back(name, why, lock=registry_lock)
     click.echo(f"{chosen.name} version {chosen.version} is champion again")
@@ -219,7 +219,8 @@ def _experiment(uri: str) -> str:
     return experiment_id(client())
 
 
-def _use_store(output_dir: Path) -> None:
+def use_store(output_dir: Path) -> None:
+    """Let this process speak with MLflow at its address, or with the output folder's own store. Raises UserError."""
     os.environ["MLFLOW_TRACKING_URI"] = _store(output_dir)
     os.environ.setdefault("NVEMBED_STATE", str(output_dir.expanduser().resolve() / "state"))
 
@@ -261,7 +262,8 @@ def _changes(one: Mapping[str, str], two: Mapping[str, str]) -> list[tuple[str, 
     return [(name, one.get(name, "–"), two.get(name, "–")) for name in names if one.get(name) != two.get(name)]
 
 
-def _table(rows: Iterable[tuple[str, ...]]) -> None:
+def print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    """Columns side by side."""
     rows = list(rows)
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     for row in rows:

@@ -106,9 +106,8 @@ def _environment(device: str, threads: int, *, one_machine: bool = True) -> dict
     environment.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
     if device == "cpu":
         environment["DS_ACCELERATOR"] = "cpu"
-        if (
-            one_machine and sys.platform == "linux"
-        ):  # a machine whose own name does not resolve must not stop its ranks from meeting
+        if one_machine and sys.platform == "linux":
+            # a machine whose own name does not resolve must not stop its ranks from meeting
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return environment
 
