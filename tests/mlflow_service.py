@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -170,7 +171,7 @@ def postgres(password: str) -> Iterator[int]:
         )
         call(str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
         for database in ("mlflow", "restored"):
-            address = f"postgresql://mlflow:{password}@127.0.0.1:{port}/postgres"
+            address = f"postgresql://mlflow:{quote(password)}@127.0.0.1:{port}/postgres"
             call(str(programs / "psql"), "--quiet", address, "--command", f"CREATE DATABASE {database}")
         yield port
     finally:
