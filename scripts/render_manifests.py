@@ -48,17 +48,18 @@ def render() -> dict[str, str]:
 def pipeline_objects() -> str:
     """A Pipeline and a PipelineVersion. A version is never changed, so its name is the package's version."""
     spec, platform = yaml.safe_load_all(COMPILED.read_text(encoding="utf-8"))
-    name = spec["pipelineInfo"]["name"]
+    name, description = spec["pipelineInfo"]["name"], spec["pipelineInfo"]["description"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     labels = {"app.kubernetes.io/part-of": "nvembed"}
     objects: list[dict[str, Any]] = [
-        {"kind": "Pipeline", "name": name, "spec": {"displayName": name}},
+        {"kind": "Pipeline", "name": name, "spec": {"displayName": name, "description": description}},
         {
             "kind": "PipelineVersion",
             "name": f"{name}-{project['version']}",
             "spec": {
                 "pipelineName": name,
                 "displayName": project["version"],
+                "description": description,
                 "pipelineSpec": spec,
                 "platformSpec": platform,
             },
