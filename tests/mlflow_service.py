@@ -59,7 +59,7 @@ class World:
     def environment(self, box: Mapping[str, Any]) -> dict[str, str]:
         """The container's variables alone, with what Python and Postgres need to be found here."""
         found = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-        found["PATH"] = f"{postgres_programs() or ''}:/usr/bin:/bin"
+        found["PATH"] = f"{Path(sys.executable).parent}:{postgres_programs() or ''}:/usr/bin:/bin"
         for source in box.get("envFrom", []):
             if "configMapRef" in source:
                 found |= self.configs[source["configMapRef"]["name"]]

@@ -13,17 +13,23 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from manifest_files import FOLDER, built, documents, named, pod_of
 from mlflow_service import CLUSTER_DNS, Server, World, free_port, postgres, status
 
-pytestmark = pytest.mark.slow
+from nvembed.core.artifacts import read_manifest
+from nvembed.modeling import NVEmbedModel
+from nvembed.registry.delivery import FOLDER_TAG
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 SERVICE = "http://mlflow.nvembed.svc.cluster.local:5000"
 PASSWORDS = {"pipeline": "pipeline-password-1", "promoter": "promoter-password-1", "serving": "serving-password-1"}
 ADMIN = "an-admin's-p@ssword%1"
@@ -184,7 +190,7 @@ def finished(tracked: Tracked, tmp_path_factory: pytest.TempPathFactory) -> Path
         wait_for(lambda: len(list(folder.glob("out/state/training/*/metrics.jsonl"))) > 1, run, log)
         assert status(tracked.server.port, "/health", "localhost") == 0, "stage 1 ended while nobody answered"
         tracked.server.start()
-        assert run.wait(timeout=600) == 0, log.read_text()
+        assert run.wait(timeout=1500) == 0, log.read_text()
     finally:
         if run.poll() is None:
             run.send_signal(signal.SIGINT)
@@ -203,7 +209,7 @@ def upload_pairs(endpoint: str) -> str:
 
 
 def wait_for(condition: Any, run: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 1500
     while not condition():
         assert run.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
         time.sleep(0.05)
@@ -310,6 +316,56 @@ def test_a_backup_is_restored_into_an_empty_database(tracked: Tracked, finished:
     if job == "postgres":
         assert tracked.world.run(start, folder).returncode == 0
     tracked.server.start()
+
+
+def test_the_champion_is_served_and_no_other_files_are(tracked: Tracked, finished: Path, tmp_path: Path) -> None:
+    """KServe's own commands: what `fetch` lets through is served; one changed byte in the store, and it is not."""
+    mlflow = tracked.ask()
+    (version,) = mlflow.search_model_versions("name = 'nvembed-tiny'")
+    (made,) = finished.glob("state/models/*/nvembed-tiny")
+    mlflow.set_model_version_tag("nvembed-tiny", version.version, FOLDER_TAG, read_manifest(made).content)
+    mlflow.set_registered_model_alias("nvembed-tiny", "champion", version.version)
+    (service,) = documents(FOLDER / "optional" / "kserve" / "champion.yaml")
+    (fetch,), (serve,) = service["spec"]["predictor"]["initContainers"], service["spec"]["predictor"]["containers"]
+    fetch = {**fetch, "command": ["nvembed-tiny" if word == "nvembed" else word for word in fetch["command"]]}
+    port = free_port()
+    here = {"/model": str(tmp_path / "model"), "=0.0.0.0": "=127.0.0.1", "=8080": f"={port}"}
+    world = World({**here, SERVICE: f"http://localhost:{tracked.server.port}"}, {"nvembed-tracking": tracked.user})
+    done = world.run(fetch, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    texts = ["Open a file and return its contents.", "Größe"]
+    log = (tmp_path / "serve.log").open("w")
+    process = subprocess.Popen(
+        world.command(serve), env=world.environment(serve), cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while status(port, serve["readinessProbe"]["httpGet"]["path"], "localhost") != 200:
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "serve.log").read_text()
+            time.sleep(0.5)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations",
+            json.dumps({"inputs": texts}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            served = np.array(json.loads(answer.read())["predictions"], dtype=np.float32)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    np.testing.assert_allclose(served, NVEmbedModel.from_pretrained(made).encode(texts), atol=1e-5)
+
+    if tracked.s3 is None:
+        (stored,) = (tracked.server.folder / "mlflow" / "artifacts").rglob("model.safetensors")
+        changed = bytearray(stored.read_bytes())
+        changed[-1] ^= 1
+        stored.write_bytes(changed)
+        again = world.run({**fetch, "command": [*fetch["command"][:-1], str(tmp_path / "other")]}, tmp_path)
+        changed[-1] ^= 1
+        stored.write_bytes(changed)
+        assert again.returncode == 1 and "is not served" in again.stderr
+        assert not list((tmp_path / "other").iterdir())
 
 
 @pytest.mark.parametrize("host", ["mlflow", "mlflow.nvembed:5000", "mlflow.nvembed.svc.cluster.local:5000"])
