@@ -61,7 +61,9 @@ def _versions() -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     from packaging.requirements import Requirement
 
-    missing, misfits, found = [], [], []
+    missing: list[str] = []
+    misfits: list[str] = []
+    found: list[str] = []
     for line in metadata.requires("nvembed") or []:
         need = Requirement(line)
         if need.marker is not None and not need.marker.evaluate({"extra": "laptop"}):
