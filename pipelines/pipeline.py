@@ -59,7 +59,7 @@ def evaluate_candidates(
     stage2: Input[Model],
 ) -> List[Dataset]:
     """Every candidate on every share of the tasks."""
-    with dsl.ParallelFor(items=candidates, parallelism=2) as candidate:
+    with dsl.ParallelFor(items=candidates, parallelism=8) as candidate:
         judged = evaluate(
             candidate=candidate,
             evaluation=evaluation,

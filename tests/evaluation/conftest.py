@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,17 @@ def make_eval_folder() -> Callable[..., Path]:
 def eval_folder(tmp_path_factory: pytest.TempPathFactory, make_eval_folder: Callable[..., Path]) -> Path:
     """The eval folder that most tests read."""
     return make_eval_folder(tmp_path_factory.mktemp("eval"))
+
+
+@pytest.fixture(scope="session")
+def retrieval_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An eval folder of one set: the others' regressions and clusterings take seconds."""
+    root = tmp_path_factory.mktemp("eval")
+    write_split(root, "test", 7)
+    for name in ("classification", "clustering"):
+        shutil.rmtree(root / "test" / name)
+    write_manifest(root, kind="eval", section={})
+    return root
 
 
 def hashed_words(texts: list[str], instruction: str = "", *, dim: int = 24, salt: int = 0) -> np.ndarray:

@@ -182,3 +182,19 @@ def test_mteb_neither_connects_anywhere_nor_writes_to_the_home_folder(
     for source in sets.values():
         score(source, encode_words)
     assert not list(tmp_path.iterdir())
+
+
+def test_bm25_reads_a_title_before_the_text() -> None:
+    from datasets import Dataset
+
+    from nvembed.evaluation.bm25 import BM25Model
+
+    model = BM25Model()
+    model.index(Dataset.from_dict({"id": ["a", "b"], "text": ["sail", "pawn"], "title": ["harbour", None]}))
+    assert (
+        max(
+            model.search(Dataset.from_dict({"id": ["q"], "text": ["harbour"]}), top_k=2)["q"].items(),
+            key=lambda hit: hit[1],
+        )[0]
+        == "a"
+    )

@@ -41,6 +41,20 @@ def test_a_relative_path_is_handed_on_whole(tmp_path: Path, monkeypatch: pytest.
     assert check_recipe(load_recipe("tiny", ["data.path=my.jsonl"])).data.path == str(tmp_path / "my.jsonl")
 
 
+def test_what_is_measured_beside_the_data_is_checked_and_handed_on_with_digests(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"query": "a", "positive": "b"}\n', encoding="utf-8")
+    (tmp_path / "none.jsonl").write_text('{"query": "a", "positive": ""}\n', encoding="utf-8")
+    checked = check_recipe(load_recipe("tiny", [f"evaluation.own={{mine: {{path: {tmp_path / 'mine.jsonl'}}}}}"]))
+    assert len(str(checked.evaluation.own["mine"].digest)) == 64
+    for override, says in (
+        (f"evaluation.own={{mine: {{path: {tmp_path / 'none.jsonl'}}}}}", "evaluation.own.mine.path"),
+        ("evaluation.tasks=[SciFct]", "did you mean 'SciFact'"),
+        ("evaluation.air_bench={domains: [laws]}", "'laws' is none of"),
+    ):
+        with pytest.raises(UserError, match=re.escape(says)):
+            check_recipe(load_recipe("tiny", [override]))
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import click
 import yaml
@@ -62,4 +63,8 @@ def _show_sources(name: str, overrides: tuple[str, ...], *, as_json: bool) -> No
 def validate(name: str, overrides: tuple[str, ...]) -> None:
     """Check a recipe; exit code 2 and one line if something in it is wrong."""
     checked = read_recipe(name, overrides)
+    if (checked.evaluation.benchmarks or checked.evaluation.tasks) and find_spec("mteb"):
+        from nvembed.evaluation.selection import choose_tasks
+
+        choose_tasks(checked.evaluation)
     click.echo(f"{name}: valid (recipe {checked.name})")

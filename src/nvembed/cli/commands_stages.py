@@ -130,11 +130,21 @@ def train(
 @click.option("--candidate", type=click.Choice(["bm25", "base", "stage1", "stage2"]), required=True)
 @folder_option("--eval-sets", "The held-out sets that `nvembed prepare` wrote.")
 @folder_option("--adapter", "The adapter of stage1 or stage2.", required=False)
+@click.option("--share", metavar="K/N", help="The K-th of N shares of the tasks, K from 1; default: all of them.")
 @folder_option("--out", "Folder for the results.")
 def evaluate(
-    recipe: str, overrides: tuple[str, ...], candidate: str, eval_sets: Path, adapter: Path | None, out: Path
+    recipe: str,
+    overrides: tuple[str, ...],
+    candidate: str,
+    eval_sets: Path,
+    adapter: Path | None,
+    share: str | None,
+    out: Path,
 ) -> None:
-    """Measure one model on the held-out sets."""
+    """Measure one model on the held-out sets and the recipe's benchmarks.
+
+    Finished tasks are kept: killed and started again, it does only what is missing.
+    """
     checked = read_recipe(recipe, overrides)
     _needs(eval_sets, "--eval-sets")
     if (candidate in ("stage1", "stage2")) != (adapter is not None):
@@ -142,11 +152,16 @@ def evaluate(
     if adapter is not None:
         _needs(adapter, "--adapter")
     begin(out)
+    from nvembed.evaluation.plan import read_item
     from nvembed.steps import evaluate as evaluate_step
+    from nvembed.steps.door import resolved_evaluation
 
+    item = f"{candidate} {share}" if share else candidate
+    read_item(item)
+    evaluation = resolved_evaluation(checked)
     adapters = {candidate: str(adapter)} if adapter else {}
-    sections = (section_json(checked.evaluation), section_json(checked.model), section_json(checked.resources))
-    evaluate_step(candidate, *sections, str(eval_sets), adapters, str(out))
+    sections = (section_json(evaluation), section_json(checked.model), section_json(checked.resources))
+    evaluate_step(item, *sections, str(eval_sets), adapters, str(out))
     done(out)
 
 

@@ -3,17 +3,14 @@
 On the hub: `AIR-Bench/<qa|long-doc>_<domain>_<language>`, the version (`AIR-Bench_24.05`) as its configuration, splits
 `corpus_<dataset>` and `queries_<dataset>_<dev|test>`, columns `id` and `text`; judgements in
 `AIR-Bench/qrels-<…>-dev`, columns `qid`, `docid` and `relevance`. 24.04 has test alone, its splits without the ending.
-Test judgements are private: rankings go into a zip, `<type>/<domain>/<language>_<dataset>_test.json`, that the
-benchmark's leaderboard takes. `airbench.json` lists its datasets: type, domain, language, name, splits, passages, tokens
-a passage.
+Test judgements are private (`submission`). `airbench.json` lists its datasets: type, domain, language, name, splits,
+passages, tokens a passage.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import zipfile
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,11 +27,8 @@ if TYPE_CHECKING:
     from nvembed.evaluation.scoring import Scored
     from nvembed.recipe import AirBench
 
-TOP = 1000
-"""Documents of a ranking that is handed in, as the benchmark's own search keeps."""
 CHARACTERS = 4
 """Of a token, to compare with what other tasks cost."""
-NO_RERANKER = "NoReranker"
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,9 @@ class AirSet:
             kind = "parquet" if files[0].suffix == ".parquet" else "json"
             rows = datasets.load_dataset(kind, data_files=[str(file) for file in files], split="train")
         if missing := [column for column in columns if column not in rows.column_names]:
-            raise UserError(f"{repo}, {config}, {split}: no column {missing[0]!r}; it has {', '.join(rows.column_names)}")
+            raise UserError(
+                f"{repo}, {config}, {split}: no column {missing[0]!r}; it has {', '.join(rows.column_names)}"
+            )
         return rows.select_columns(list(columns))
 
 
@@ -120,15 +116,14 @@ def chosen_sets(section: AirBench) -> list[AirSet]:
     rows = [row for version in section.versions for row in _table()[version]]
     for key, place, named in (("domains", 1, section.domains), ("languages", 2, section.languages)):
         known = {row[place] for row in rows}
-        for one in named:
-            if one not in known:
-                raise UserError(
-                    f"evaluation.air_bench.{key}: {one!r} is none of {', '.join(sorted(known))}; {nearest(one, known)}"
-                )
+        for word in named:
+            if word not in known:
+                there = ", ".join(sorted(known))
+                raise UserError(f"evaluation.air_bench.{key}: {word!r} is none of {there}; {nearest(word, known)}")
     if not found:
         raise UserError(
-            f"evaluation.air_bench: {' and '.join(section.versions)} have nothing of these types, domains, languages and "
-            "splits (24.04 has test alone)"
+            f"evaluation.air_bench: {' and '.join(section.versions)} have nothing of these types, domains, languages "
+            "and splits (24.04 has test alone)"
         )
     return found
 
@@ -143,7 +138,7 @@ def plan_air_bench(section: AirBench | None) -> list[Planned]:
     sentences = told(section)
     for one in chosen_sets(section) if "dev" in section.splits else []:
         if "dev" in one.splits:
-            piece = Piece("", _made_of(one, "dev", sentences), functools.partial(_score, one), sentences)
+            piece = Piece("", made_of(one, "dev", sentences), functools.partial(_score, one), sentences)
             planned.append(
                 Planned(
                     split=ROLE,
@@ -162,81 +157,21 @@ def plan_air_bench(section: AirBench | None) -> list[Planned]:
     return planned
 
 
-def plan_submission(section: AirBench | None) -> list[AirSet]:
-    """The datasets whose test rankings are written. Raises UserError as `chosen_sets`."""
-    if section is None or "test" not in section.splits:
-        return []
-    return [one for one in chosen_sets(section) if "test" in one.splits]
-
-
-def rankings(one: AirSet, model: Any) -> dict[str, dict[str, float]]:
-    """The test queries' nearest passages, `TOP` each: query id → passage id → score."""
-    from mteb.models import SearchEncoderWrapper
-
-    from nvembed.evaluation.scoring import ENCODE, quiet
-
-    task = _task(one, "test")
-    search = SearchEncoderWrapper(model)
-    with quiet():
-        common = {"task_metadata": task.metadata, "hf_split": "test", "hf_subset": "default", "encode_kwargs": dict(ENCODE)}
-        search.index(one.corpus(), **common)
-        found = search.search(one.queries("test"), top_k=TOP, **common)
-    return {str(query): {str(i): float(score) for i, score in hits.items()} for query, hits in found.items()}
-
-
-def place_of(one: AirSet) -> str:
-    """Where a dataset's rankings stand in the zip."""
-    return f"{one.task_type}/{one.domain}/{one.language}_{one.dataset}_test.json"
-
-
-def submission(one: AirSet, found: Mapping[str, Mapping[str, float]], model_name: str) -> str:
-    """What stands there."""
-    ordered = {
-        query: dict(sorted(hits.items(), key=lambda hit: (-hit[1], hit[0]))[:TOP]) for query, hits in found.items()
-    }
-    content = {
-        "model_name": model_name,
-        "reranker_name": NO_RERANKER,
-        "benchmark_version": f"AIR-Bench_{one.version}",
-        "task_type": one.task_type,
-        "domain": one.domain,
-        "language": one.language,
-        "dataset_name": one.dataset,
-        "split": "test",
-        "search_results": ordered,
-    }
-    return json.dumps(content, indent=4)
-
-
 def told(section: AirBench) -> Instruction:
     """The task sentences."""
     return Instruction(section.instruction, "")
 
 
-def zip_name(version: str, model_name: str) -> str:
-    """Of the zip of a version, in the evaluation folder."""
-    return f"AIR-Bench_{version}/{model_name}_{NO_RERANKER}.zip"
-
-
-def write_zip(file: Path, entries: Iterator[tuple[str, str]]) -> None:
-    """A zip of texts by name; equal texts give equal bytes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(file, "w") as packed:
-        for name, text in entries:
-            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            packed.writestr(info, text)
-
-
 def _score(one: AirSet, model: Any) -> Scored:
+
     from nvembed.evaluation.scoring import score_task
 
-    task = _task(one, "dev")
+    task = air_task(one, "dev")
     task.load_data()
     return score_task(task, model, split="dev")
 
 
-def _task(one: AirSet, split: str) -> Any:
+def air_task(one: AirSet, split: str) -> Any:
     """An ordinary retrieval task of mteb's."""
     from mteb.abstasks import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -268,12 +203,8 @@ def _task(one: AirSet, split: str) -> Any:
     return AirTask()
 
 
-def made_of_rankings(one: AirSet, section: AirBench) -> dict[str, Any]:
-    """All that decides test rankings beside the model."""
-    return _made_of(one, "test", told(section))
-
-
-def _made_of(one: AirSet, split: str, sentences: Instruction) -> dict[str, Any]:
+def made_of(one: AirSet, split: str, sentences: Instruction) -> dict[str, Any]:
+    """All that decides a result beside the model."""
     import mteb
 
     about = [one.version, one.repo, one.dataset, split, one.mirror]

@@ -25,10 +25,13 @@ class BM25Model:
         return self._meta
 
     def index(self, corpus: Any, **kwargs: Any) -> None:
-        """Read a corpus with the columns `id` and `text`."""
+        """Read a corpus with the columns `id`, `text` and perhaps `title`, which is read before the text."""
         self._ids = list(corpus["id"])
+        texts = corpus["text"]
+        if "title" in corpus.column_names:
+            texts = [f"{title or ''} {text}".strip() for title, text in zip(corpus["title"], texts, strict=True)]
         self._index = self._bm25s.BM25(k1=self._k1, b=self._b, method="lucene")
-        self._index.index(stemmed_words(corpus["text"]), show_progress=False)
+        self._index.index(stemmed_words(texts), show_progress=False)
 
     def search(self, queries: Any, *, top_k: int, **kwargs: Any) -> dict[str, dict[str, float]]:
         """Query id to document id to score, at most `top_k` documents a query."""

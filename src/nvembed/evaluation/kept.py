@@ -26,8 +26,15 @@ if TYPE_CHECKING:
 
 KIND = "evaluated"
 SCORES, ITEMS, RANKINGS = "scores.json", "items.parquet", "rankings.json.gz"
-DECIDING = ("text", "modeling", "encoding", "evaluation/scoring.py", "evaluation/predictions.py", "evaluation/tasks.py")
-DECIDING += ("evaluation/rankings.py", "evaluation/wrapper.py", "evaluation/vectors.py", "evaluation/bm25.py", "evaluation/airbench.py")
+_MODULES = ("airbench", "bm25", "predictions", "rankings", "scoring", "statistic", "submission", "tasks", "vectors")
+DECIDING = (
+    "text",
+    "modeling",
+    "encoding",
+    "evaluation/watching.py",
+    "evaluation/wrapper.py",
+    *(f"evaluation/{name}.py" for name in _MODULES),
+)
 """Code that decides a piece's result. Other changes, of the report say, cost no measurement."""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from nvembed.core.errors import UserError
 from nvembed.core.progress import Progress, note
-from nvembed.evaluation import airbench
+from nvembed.evaluation import airbench, submission
 from nvembed.evaluation.items import Items
 from nvembed.evaluation.kept import Kept, kept_rankings, kept_result
 
@@ -34,7 +34,7 @@ SUBMISSION = "submission"
 
 @dataclass(frozen=True)
 class Reader:
-    """A way to read a candidate. `open` loads it: a model in mteb's sense, and all that decides what it does, as JSON."""
+    """A way to read a candidate; `open` loads it: a model in mteb's sense, and what decides what it does, as JSON."""
 
     variant: str
     open: Callable[[], tuple[Any, Mapping[str, Any]]]
@@ -77,7 +77,7 @@ class Measured:
             progress.update(progress.done, one.name)
             self._attempt((SUBMISSION, one.name), self._rank, one, air, opened, name, made)
             progress.update(progress.done + 1)
-        self.files = {airbench.zip_name(version, name): _texts(entries) for version, entries in made.items()}
+        self.files = {submission.zip_name(version, name): _texts(entries) for version, entries in made.items()}
 
     @property
     def speed(self) -> dict[str, Any]:
@@ -109,8 +109,8 @@ class Measured:
         logger.info("%s %s: %s %.4f", task.split, task.name, task.main_score, scored[-1].score)
 
     def _rank(self, one: AirSet, air: AirBench, opened: _Opened, name: str, made: Entries) -> None:
-        read = kept_rankings(opened.made_by, airbench.made_of_rankings(one, air), partial(opened.rank, one, air))
-        entry = (airbench.place_of(one), lambda: airbench.submission(one, read(), name))
+        read = kept_rankings(opened.made_by, submission.made_of_rankings(one, air), partial(opened.rank, one, air))
+        entry = (submission.place_of(one), lambda: submission.submission(one, read(), name))
         made.setdefault(one.version, []).append(entry)
 
 
@@ -132,7 +132,7 @@ class _Opened:
     def rank(self, one: AirSet, air: AirBench) -> dict[str, dict[str, float]]:
         """Test rankings."""
         self._begin(airbench.told(air), {})
-        return airbench.rankings(one, self._model)
+        return submission.rankings(one, self._model)
 
     def _begin(self, told: Instruction | None, own: Mapping[str, str]) -> Vectors | None:
         """Tell the model of the next task; None for BM25, which knows no instructions and encodes nothing."""

@@ -91,7 +91,10 @@ def _read_beir(folder: str) -> dict[str, Any]:
     corpus, queries = _by_id(corpus_file), _by_id(queries_file)
     qrels: dict[str, dict[str, int]] = {}
     for line, query, document, score in _judgements(qrels_file):
-        for kind, one, known, file in (("query", query, queries, queries_file), ("document", document, corpus, corpus_file)):
+        for kind, one, known, file in (
+            ("query", query, queries, queries_file),
+            ("document", document, corpus, corpus_file),
+        ):
             if one not in known:
                 raise UserError(
                     f"data.path: {qrels_file}: line {line} names the {kind} {one!r}, which {Path(file).name} does not "

@@ -106,17 +106,19 @@ def shared_out(planned: Sequence[Planned], shares: int) -> list[list[Planned]]:
 
 
 def plan_items(evaluation: Evaluation) -> list[str]:
-    """What the pipeline's loop goes over, a candidate and its share each: `stage2 1/3`; `stage2` if there is but one."""
+    """What the pipeline's loop goes over: a candidate and its share, `stage2 1/3`; `stage2` if it has but one."""
     shares = evaluation.shards
     told = [f" {number}/{shares}" for number in range(1, shares + 1)] if shares > 1 else [""]
     return [candidate + share for candidate in evaluation.candidates for share in told]
 
 
 def read_item(item: str) -> tuple[str, int, int]:
-    """Candidate, number of the share (from 1) and how many there are. Raises UserError for what `plan_items` makes not."""
+    """Candidate, number of the share (from 1) and how many there are. Raises UserError for another text."""
     found = re.fullmatch(r"(\S+)(?: (\d+)/(\d+))?", item)
     if found is None:
-        raise UserError(f"{item!r} is no candidate; give one, with its share behind it if there are several: stage2 1/3")
+        raise UserError(
+            f"{item!r} is no candidate; give one, with its share behind it if there are several: stage2 1/3"
+        )
     number, shares = int(found[2] or 1), int(found[3] or 1)
     if not 1 <= number <= shares:
         raise UserError(f"{item!r}: there is no share {number} of {shares}; the first is 1")

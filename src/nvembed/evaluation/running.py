@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from nvembed.core.artifacts import read_manifest
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
-from nvembed.evaluation.airbench import plan_submission
 from nvembed.evaluation.in_domain import sources_seen
 from nvembed.evaluation.measuring import Measured, Reader
 from nvembed.evaluation.plan import Planned, plan_tasks, shared_out
 from nvembed.evaluation.results import Share, write_results
 from nvembed.evaluation.serving import measure_serving
 from nvembed.evaluation.sets import read_sets
+from nvembed.evaluation.submission import plan_submission
 
 if TYPE_CHECKING:
     from nvembed import recipe
@@ -74,7 +74,7 @@ def evaluate(
         folder = adapter
         inputs["adapter"] = read_manifest(folder, kind="adapter").content
         readers = [_reader("trained", lambda: load_trained(model, resources, folder), evaluation, serving=serving)]
-    _evaluate(candidate, readers, evaluation, eval_sets, out, inputs, share, serving)
+    evaluate_with(readers, candidate, evaluation, eval_sets, out, inputs=inputs, share=share, serving=serving)
 
 
 def evaluate_model(
@@ -86,19 +86,24 @@ def evaluate_model(
     """
     inputs, serving = {"model": digest or model.fingerprint()}, dict[str, float]()
     readers = [_reader("trained", lambda: model, evaluation, serving=serving)]
-    _evaluate(name, readers, evaluation, eval_sets, out, inputs, (1, 1), serving)
+    evaluate_with(readers, name, evaluation, eval_sets, out, inputs=inputs, serving=serving)
 
 
-def _evaluate(
-    name: str,
+def evaluate_with(
     readers: list[Reader],
+    name: str,
     evaluation: recipe.Evaluation,
     eval_sets: Path,
     out: Path,
+    *,
     inputs: Mapping[str, str],
-    share: tuple[int, int],
-    serving: Mapping[str, float],
+    share: tuple[int, int] = (1, 1),
+    serving: Mapping[str, float] | None = None,
 ) -> None:
+    """Measure a model as each of the readers reads it, and write its evaluation folder; the rest as of `evaluate`.
+
+    `inputs` name the model in the manifest; `serving`, filled as a model is opened, is what it costs to serve.
+    """
     manifest = read_manifest(eval_sets, kind="eval")
     started = time.monotonic()
     planned = plan_tasks(evaluation, read_sets(eval_sets, evaluation.splits), searches_only=name == "bm25")
@@ -120,7 +125,7 @@ def _evaluate(
         eval_sets=manifest.content,
         inputs=inputs,
         licenses={**manifest.licenses, **{one: own.license for one, own in evaluation.own.items()}},
-        speed={**measured.speed, "seconds": round(time.monotonic() - started, 2), "serving": dict(serving)},
+        speed={**measured.speed, "seconds": round(time.monotonic() - started, 2), "serving": dict(serving or {})},
         errors=measured.errors,
         notes={task.key: _notes(task, seen) for task in planned},
         files=measured.files,
@@ -128,7 +133,7 @@ def _evaluate(
     )
 
 
-def _notes(task: Planned, seen: Mapping[str, list[str]]) -> dict[str, Any]:
+def _notes(task: Planned, seen: Mapping[str, recipe.Seen]) -> dict[str, Any]:
     by = sources_seen(task, seen)
     notes: dict[str, Any] = {"group": task.group, "in_domain": bool(by)}
     if by:

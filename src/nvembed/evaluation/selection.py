@@ -89,22 +89,27 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def _named(evaluation: Evaluation) -> Iterator[AbsTask]:
     import mteb
 
-    benchmarks = {one.name for one in mteb.get_benchmarks()}
     for name in evaluation.benchmarks:
         try:
             yield from mteb.get_benchmark(name).tasks
         except KeyError:
-            hint = nearest(name, benchmarks)
+            hint = nearest(name, _benchmark_names())
             if _is_task(name):
                 hint = "it is a task; name it under evaluation.tasks"
             raise UserError(f"evaluation.benchmarks: {name!r} is no benchmark of MTEB; {hint}") from None
     for name in evaluation.tasks:
         if not _is_task(name):
             hint = nearest(name, _task_names())
-            if name in benchmarks:
+            if name in _benchmark_names():
                 hint = "it is a benchmark; name it under evaluation.benchmarks"
             raise UserError(f"evaluation.tasks: {name!r} is no task of MTEB; {hint}")
         yield mteb.get_task(name)
+
+
+def _benchmark_names() -> set[str]:
+    import mteb
+
+    return {one.name for one in mteb.get_benchmarks()}  # makes all their tasks, which takes seconds
 
 
 def _is_task(name: str) -> bool:

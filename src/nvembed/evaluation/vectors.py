@@ -41,7 +41,9 @@ class Vectors:
         texts_encoded, seconds: how many, in how long.
     """
 
-    def __init__(self, encode_texts: EncodeTexts, *, made_by: dict[str, Any] | None = None, most_bytes: float = 0) -> None:
+    def __init__(
+        self, encode_texts: EncodeTexts, *, made_by: dict[str, Any] | None = None, most_bytes: float = 0
+    ) -> None:
         self._encode, self._made_by, self._most = encode_texts, made_by, most_bytes
         self._task: dict[tuple[str, str], np.ndarray] = {}
         self._task_bytes = 0

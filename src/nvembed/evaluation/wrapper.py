@@ -105,7 +105,8 @@ class MTEBEncoder:
         """Cosines of all pairs, (n1, n2); rows have norm 1, so the product is the cosine."""
         import torch
 
-        return torch.as_tensor(embeddings1) @ torch.as_tensor(embeddings2).T
+        one, other = torch.as_tensor(embeddings1), torch.as_tensor(embeddings2)
+        return one @ (other.T if other.ndim == 2 else other)  # of one vector there is nothing to turn
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosines of rows with equal index, (n,)."""

@@ -3,7 +3,7 @@
 from nvembed.recipe.ablation import Ablation, Family, Variant
 from nvembed.recipe.batches import Batches
 from nvembed.recipe.blocks import LatentBlock, LoRA
-from nvembed.recipe.evaluation import AirBench, Evaluation, OwnSet
+from nvembed.recipe.evaluation import AirBench, Evaluation, OwnSet, Seen
 from nvembed.recipe.licences import refused_sources, refusing_pattern, what_falls_out
 from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json, variant_recipe
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
@@ -49,6 +49,7 @@ __all__ = [
     "Resources",
     "Sampling",
     "Search",
+    "Seen",
     "Source",
     "Stage",
     "Synthesis",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nvembed.recipe.base import Positive, Section
+from nvembed.recipe.base import Positive, Section, TaskType
 
 Candidate = Literal["bm25", "base", "stage1", "stage2"]
 
@@ -29,7 +29,7 @@ class OwnSet(Section):
 
 
 class AirBench(Section):
-    """AIR-Bench's retrieval tasks: dev is scored here, of test the rankings are written for its maintainers to score."""
+    """AIR-Bench: dev is scored here, of test the rankings are written for its maintainers to score."""
 
     versions: list[Literal["24.04", "24.05"]] = Field(["24.05"], min_length=1)
     task_types: list[Literal["qa", "long-doc"]] = Field(["qa", "long-doc"], min_length=1)
@@ -42,6 +42,13 @@ class AirBench(Section):
     mirror: str | None = Field(
         None, description="folder in place of the hub: <repo>/<version>/<split>.parquet (.jsonl), as the hub has them"
     )
+
+
+class Seen(Section):
+    """A source of the training data, for the tasks that are no test of what it has not seen."""
+
+    task_type: TaskType
+    datasets: list[str] = Field([], description="hub datasets that it names")
 
 
 class Evaluation(Section):
@@ -65,8 +72,8 @@ class Evaluation(Section):
     vector_cache_gb: Annotated[float, Field(ge=0)] = Field(
         20, description="vectors of large corpora kept in the state for tasks that share them, and for a retry"
     )
-    trained_on: dict[str, dict[str, list[str]]] = Field(
-        {}, description="candidate → source → hub datasets that it comes from; written by resolve_recipe"
+    trained_on: dict[str, dict[str, Seen]] = Field(
+        {}, description="candidate → source of its training data → what that is; written by resolve_recipe"
     )
     bootstrap_samples: Positive = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

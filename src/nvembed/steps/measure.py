@@ -77,7 +77,7 @@ def compare_models(
     """
     from nvembed import registry, tracking
     from nvembed.evaluation import compare
-    from nvembed.evaluation.results import whole_folders
+    from nvembed.evaluation.shards import whole_folders
 
     section = section_from_json(Evaluation, evaluation)
     names = section_from_json(Registration, registration)

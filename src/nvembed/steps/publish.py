@@ -26,7 +26,7 @@ def register_model(
     version, aliases and folder.
     """
     from nvembed import registry, tracking
-    from nvembed.evaluation.results import whole_folders
+    from nvembed.evaluation.shards import whole_folders
 
     section = section_from_json(Registration, registration)
     with task("register_model", section.model_dump(mode="json")):

@@ -35,6 +35,12 @@ def test_changing_stage_2_changes_no_section_before_it(tmp_path: Path) -> None:
     assert {name for name in first if first[name] != second[name]} == {"stage2"}
 
 
+def test_shares_of_a_candidates_tasks_are_planned_in_the_same_list(tmp_path: Path) -> None:
+    overrides = "evaluation.shards=2\nevaluation.candidates=[base, stage2]"
+    sections = output_parameters(run_component(resolve_recipe, tmp_path, recipe="tiny", overrides=overrides))
+    assert sections["candidates"] == ["base 1/2", "base 2/2", "stage2 1/2", "stage2 2/2"]
+
+
 def test_a_misspelt_key_fails_the_task(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="resolve-recipe"):
         run_component(resolve_recipe, tmp_path, recipe="tiny", overrides="stage2.lerning_rate=1e-5")
