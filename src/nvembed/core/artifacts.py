@@ -3,7 +3,8 @@
 A manifest (`manifest.json`) holds: `kind`, `section` (the recipe section that asked for it), `inputs` (name → content
 digest of each input), `code` (digest of the source), `counts`, `licenses` (source → licence), `headline` (the few
 numbers a person looks at first; tracking copies them to the parent run), `content` (digest of every other file),
-`created` (UTC, ISO 8601), `tracking_run_id` (the run that made it, if any) and `extra`.
+`created` (UTC, ISO 8601), `tracking_run_id` (the run that made it, if any), `extra` and `usage` (what the tasks took
+that made it, see `core.usage`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +41,7 @@ class Manifest:
     created: str
     tracking_run_id: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    usage: Sequence[Mapping[str, Any]] = ()
 
 
 @contextlib.contextmanager

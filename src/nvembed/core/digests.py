@@ -55,4 +55,4 @@ def code_digest(*parts: str) -> str:
     return digest_json(files)
 
 
-_SOURCES = {".py", ".yaml", ".json", ".j2", ".html"}
+_SOURCES = {".py", ".yaml", ".json", ".j2", ".html", ".tsv"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from nvembed.core.artifacts import output_folder, write_file, write_manifest
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
+from nvembed.core.usage import usage_of
+from nvembed.evaluation.costs import Cost, as_json, cost_headline, costs
 from nvembed.evaluation.gate import gate_tasks, guard_tasks, judge
 from nvembed.evaluation.judgements import count_judgement
 from nvembed.evaluation.paired import TRAINED, Pair, Scores, differences, mean_differences, resample
@@ -37,6 +39,8 @@ def compare(
     *,
     contamination: Contamination | None = None,
     ledger: Path | None = None,
+    made: Iterable[Path] = (),
+    run: str = "",
 ) -> dict[str, Any]:
     """Compare evaluation folders and write the comparison folder.
 
@@ -48,6 +52,7 @@ def compare(
         champion: the present champion's evaluation folder; it is then the one to beat, else the untrained backbone.
         contamination: what was found of the test texts in the training data.
         ledger: folder of the state that counts how often each test set has judged; None: not counted.
+        made: folders of the tasks before, whose usage tells what it all cost; `run`: the present pipeline run.
 
     Returns:
         What `comparison.json` holds.
@@ -91,7 +96,8 @@ def compare(
         about = _about(scores, models, (challenger, rival), gate, split) | {"difference": primary}
         verdict["paragraph"] = paragraph(verdict, about, evaluation.confidence)
     content["baseline"] = {"candidate": rival, "score": _baseline(scores.get(rival, {}), gate, split)}
-    _write(out, content, models, evaluation, registration)
+    used = usage_of([*made, *results])
+    _write(out, content, models, evaluation, registration, costs(used, registration.prices, run))
     if content["challenger"]:
         note(" ".join([sentence(content["verdict"]), *content["verdict"]["reasons"][:1]]))
     return content
@@ -233,8 +239,10 @@ def _write(
     models: Mapping[str, Results],
     evaluation: recipe.Evaluation,
     registration: recipe.Registration,
+    spent: Sequence[Cost],
 ) -> None:
-    from nvembed.evaluation.figure import draw_scores
+    from nvembed.evaluation.figure import MOST_TASKS, draw_scores, task_order
+    from nvembed.evaluation.forest import draw_forest
     from nvembed.evaluation.report import write_report
 
     split, verdict = content["primary"]["split"], content["verdict"]
@@ -243,8 +251,10 @@ def _write(
     headline |= {f"gain_low.{d['a']}.{split}.{d['task']}": d["low"] for d in gains}
     with output_folder(out) as folder:
         write_file(folder / "comparison.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        draw_scores(content, folder / "scores.png")
-        write_report(content, models, folder)
+        draw = draw_forest if len(task_order(content)) > MOST_TASKS else draw_scores
+        draw(content, folder / "scores.png")
+        write_file(folder / "costs.json", json.dumps(as_json(spent, registration.prices), indent=2) + "\n")
+        write_report(content, models, folder, costs=spent, prices=registration.prices)
         write_manifest(
             folder,
             kind="comparison",
@@ -253,5 +263,5 @@ def _write(
                 "registration": registration.model_dump(mode="json"),
             },
             inputs={name: model.content for name, model in models.items()},
-            headline={**headline, "gate.passed": float(verdict["passed"])},
+            headline={**headline, **cost_headline(spent), "gate.passed": float(verdict["passed"])},
         )

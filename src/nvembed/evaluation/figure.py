@@ -21,6 +21,7 @@ ROWS = {
 """Labels and colours: Okabe and Ito's palette, told apart by every common kind of colour blindness."""
 INK, FAINT, BOUND = "#222222", "#DADADA", "#D55E00"
 MOST_TASKS = 5
+_TYPES = {"Retrieval": 0, "Reranking": 1, "Classification": 2, "Clustering": 3}
 LEFT, PANEL, ROW, TOP, GAP, BOTTOM = 1.62, 2.9, 0.36, 1.02, 0.72, 0.4
 """Inches: room for labels, a task's column, a model's row, title, space between the two rows of panels, last scale."""
 
@@ -58,8 +59,7 @@ def task_order(content: dict[str, Any]) -> list[str]:
     split, first = content["primary"]["split"], content["primary"]["task"]
     found = {task for model in content["scores"].values() for task in model.get(split, {})}
     kinds = {task: row["type"] for model in content["scores"].values() for task, row in model.get(split, {}).items()}
-    order = {kind: place for place, kind in enumerate(["Retrieval", "Reranking", "Classification", "Clustering"])}
-    return sorted(found, key=lambda task: (task != first, order.get(kinds[task], len(order)), kinds[task], task))
+    return sorted(found, key=lambda task: (task != first, _TYPES.get(kinds[task], len(_TYPES)), kinds[task], task))
 
 
 def _draw_task(axes: Axes, content: dict[str, Any], task: str, models: list[str], *, first: bool) -> None:

@@ -8,6 +8,7 @@ from nvembed.recipe.licences import refused_sources, refusing_pattern, what_fall
 from nvembed.recipe.load import list_presets, load_recipe, section_from_json, section_json, variant_recipe
 from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatch, Matryoshka
 from nvembed.recipe.mining import CrossEncoder, Mining, Sampling, Search, Teacher
+from nvembed.recipe.prices import Prices
 from nvembed.recipe.registration import Registration
 from nvembed.recipe.schema import (
     SECTIONS,
@@ -44,6 +45,7 @@ __all__ = [
     "Model",
     "OwnSet",
     "Place",
+    "Prices",
     "Recipe",
     "Registration",
     "Resources",

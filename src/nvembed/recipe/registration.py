@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nvembed.recipe.base import Section
+from nvembed.recipe.prices import Prices
 
 Limit = Annotated[float, Field(gt=0)]
 
@@ -34,6 +35,7 @@ class Registration(Section):
         None, description="tasks that may not lose; none given: all but the gate's own; []: none"
     )
     limits: Limits = Limits()
+    prices: Prices | None = Field(None, description="what hours cost, for the report")
 
     @property
     def gate_type(self) -> str | None:

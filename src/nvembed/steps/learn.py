@@ -16,7 +16,7 @@ def prepare_shard(data: str, shard: str, blocks: str) -> None:
 
     section = section_from_json(Data, data)
     number, slices = shard_from_json(shard)
-    with task(f"prepare_shard_{number}" if slices else "prepare_shard"):
+    with task(f"prepare_shard_{number}" if slices else "prepare_shard", made=[blocks]):
         write_shard(section, slices, Path(blocks))
 
 
@@ -39,7 +39,8 @@ def prepare_data(
     from nvembed.data import prepare
 
     section = section_from_json(Data, data)
-    with task("prepare_data", section.model_dump(mode="json")) as run:
+    before = [*prepared, *([synthetic] if synthetic else [])]
+    with task("prepare_data", section.model_dump(mode="json"), made=[dataset], after=before) as run:
         folders = [Path(folder) for folder in prepared]
         both = (Path(synthetic), Path(synthetic_eval_sets)) if synthetic and synthetic_eval_sets else None
         prepare(section, Path(dataset), Path(eval_sets), shards=shards, prepared=folders, synthetic=both)
@@ -55,7 +56,7 @@ def mine_shard(mining: str, resources: str, shard: str, dataset: str, neighbours
 
     section = section_from_json(Mining, mining)
     number, of = shard_from_json(shard)
-    with task(f"mine_shard_{number}" if of > 1 else "mine_shard"):
+    with task(f"mine_shard_{number}" if of > 1 else "mine_shard", made=[neighbours]):
         mine_shard(section, section_from_json(Resources, resources), Path(dataset), number, of, Path(neighbours))
 
 
@@ -76,7 +77,7 @@ def mine_hard_negatives(
     from nvembed.mining import mine, mine_in_shards
 
     section, where = section_from_json(Mining, mining), section_from_json(Resources, resources)
-    with task("mine_hard_negatives", section.model_dump(mode="json")) as run:
+    with task("mine_hard_negatives", section.model_dump(mode="json"), made=[mined], after=prepared) as run:
         if shards > 1 and not prepared:
             mine_in_shards(section, where, Path(dataset), Path(mined), shards)
         else:
@@ -101,7 +102,7 @@ def mine_again(
     from nvembed.mining import mine
 
     section, where = section_from_json(Mining, mining), section_from_json(Resources, resources)
-    with task("mine_again", section.model_dump(mode="json")) as run:
+    with task("mine_again", section.model_dump(mode="json"), made=[again]) as run:
         if section.enabled and section.again_with_stage1:
             own = load_trained(section_from_json(Model, model), where, Path(adapter))
             mine(section, where, Path(dataset), Path(again), own=own)
@@ -134,7 +135,7 @@ def train(
     from nvembed.training import train_stage
 
     section = section_from_json(Stage, stage)
-    with task(f"train_{name}", section.model_dump(mode="json")) as run:
+    with task(f"train_{name}", section.model_dump(mode="json"), made=[adapter], after=[dataset]) as run:
         train_stage(
             name,
             section,

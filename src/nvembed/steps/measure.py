@@ -34,7 +34,7 @@ def evaluate(
     from nvembed.evaluation.plan import read_item, task_name
 
     section = section_from_json(Evaluation, evaluation)
-    with task(task_name(candidate), section.model_dump(mode="json")) as run:
+    with task(task_name(candidate), section.model_dump(mode="json"), made=[results]) as run:
         name, number, of = read_item(candidate)
         adapter = adapters.get(name)
         run_evaluation(
@@ -85,6 +85,8 @@ def compare_models(
         measured = whole_folders([Path(folder) for folder in results])
         machine = section_from_json(Resources, resources)
         champion = registry.champion_results(names, section, machine, Path(eval_sets), measured)
+        folders = {name: Path(folder) for name, folder in made.items()}
+        parts = [Path(folder) for folder in results if Path(folder) not in measured]
         compare(
             section,
             names,
@@ -93,8 +95,9 @@ def compare_models(
             champion=champion,
             contamination=_contamination(section, Path(eval_sets), made),
             ledger=state_folder("judgements", digest_text(names.name)),
+            made=[*folders.values(), *parts],
+            run=tracking.pipeline_run_id() or "",
         )
-        folders = {name: Path(folder) for name, folder in made.items()}
         for folder in measured:
             folders[f"evaluate_{read_manifest(folder).extra['candidate']}"] = folder
         folders["compare_models"] = Path(comparison)

@@ -23,10 +23,14 @@ def synthesize_data(synthesis: str, dataset: str, eval_sets: str, report: str | 
     from nvembed.synthesis import synthesize
 
     section = section_from_json(Synthesis, synthesis)
-    with task("synthesize_data", section.model_dump(mode="json") if section.enabled else None) as run:
+    told = section.model_dump(mode="json") if section.enabled else None
+    with task("synthesize_data", told, made=[dataset]) as run:
         synthesize(section, Path(dataset), Path(eval_sets), embed=Teacher(section))
         if section.enabled:
-            run.log_dataset("synthetic", read_manifest(dataset))
+            made = read_manifest(dataset)
+            if (spent := made.headline.get("data.synthetic_cost")) is not None:
+                run.usage["llm_cost"] = spent
+            run.log_dataset("synthetic", made)
             run.log_folder(Path(dataset))
         copy_report(Path(dataset), report)
 

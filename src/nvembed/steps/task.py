@@ -6,21 +6,32 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvembed.core.errors import UserError
 from nvembed.core.lifeline import tie_to_parent
 from nvembed.core.progress import TASK, emit
+from nvembed.core.usage import Meter, add_usage, usage_of
 
 if TYPE_CHECKING:
     from nvembed.tracking import TaskRun
 
 
 @contextlib.contextmanager
-def task(name: str, section: Mapping[str, Any] | None = None) -> Iterator[TaskRun]:
-    """Run a task's body: start, tracking run, done or error, in the progress file and in MLflow alike."""
+def task(
+    name: str,
+    section: Mapping[str, Any] | None = None,
+    *,
+    made: Sequence[Path | str] = (),
+    after: Sequence[Path | str] = (),
+) -> Iterator[TaskRun]:
+    """Run a task's body: start, tracking run, done or error, in the progress file and in MLflow alike.
+
+    What the task used is written into the manifests of the folders `made`, beside what the folders `after` had taken
+    that went into them and are shown nowhere else.
+    """
     from nvembed import tracking
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -29,8 +40,15 @@ def task(name: str, section: Mapping[str, Any] | None = None) -> Iterator[TaskRu
     started = time.monotonic()
     emit("start")
     try:
-        with tracking.task_run(name, dict(section or {})) as run:
+        with (
+            Meter(name, tracking.pipeline_run_id() or "", gpus=tracking.VisibleGpus()) as meter,
+            tracking.task_run(name, dict(section or {})) as run,
+        ):
             yield run
+            used = {**meter.read(), **run.usage}
+            for folder in made:
+                add_usage(folder, [*usage_of(after), used])
+            run.log_metrics({f"usage.{key}": value for key, value in used.items() if isinstance(value, float)})
     except UserError as error:
         emit("error", text=str(error), user=True)
         raise

@@ -3,6 +3,7 @@
 `MLFLOW_TRACKING_URI` says where; without it nothing is tracked. Importing this package does not import MLflow.
 """
 
+from nvembed.tracking.gpus import VisibleGpus
 from nvembed.tracking.headlines import log_headlines
 from nvembed.tracking.parent import close_parent, find_parent, open_parent
 from nvembed.tracking.store import check_server, default_uri, pipeline_run_id, shown, tracking_uri
@@ -12,6 +13,7 @@ from nvembed.tracking.task import TaskRun, task_run
 __all__ = [
     "Sent",
     "TaskRun",
+    "VisibleGpus",
     "check_server",
     "close_parent",
     "default_uri",

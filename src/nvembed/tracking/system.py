@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nvembed.tracking.gpus import MEBIBYTE, VisibleGpus
+
 logger = logging.getLogger(__name__)
-MEBIBYTE = 1 << 20
 
 
 class Sampler:
@@ -39,7 +40,7 @@ class Sampler:
             logger.info("psutil is not installed: no system metrics")
             return
         psutil.cpu_percent()  # the first call only sets the mark that the next one measures from
-        gpus = _gpus()
+        gpus = VisibleGpus()
         step, stopping = 0, False
         while not stopping:
             stopping = self._stop.wait(self._every if step else 0.5)
@@ -50,7 +51,7 @@ class Sampler:
             step += 1
 
 
-def sample(psutil: Any, gpus: list[Any] | None = None) -> dict[str, float]:
+def sample(psutil: Any, gpus: VisibleGpus | None = None) -> dict[str, float]:
     """One reading: per cent and mebibytes; `task_memory` is this process and all it started."""
     memory, disk = psutil.virtual_memory(), psutil.disk_usage(".")
     values = {
@@ -61,9 +62,7 @@ def sample(psutil: Any, gpus: list[Any] | None = None) -> dict[str, float]:
         "system/disk_available_megabytes": disk.free / MEBIBYTE,
         "system/task_memory_megabytes": _tree_memory(psutil) / MEBIBYTE,
     }
-    for index, gpu in enumerate(gpus or []):
-        values |= _gpu_sample(index, gpu)
-    return values
+    return values | (gpus.sample() if gpus else {})
 
 
 def _tree_memory(psutil: Any) -> int:
@@ -73,31 +72,3 @@ def _tree_memory(psutil: Any) -> int:
         with contextlib.suppress(psutil.Error):
             total += process.memory_info().rss
     return total
-
-
-def _gpus() -> list[Any]:
-    """Handles of the NVIDIA GPUs, where the driver and its Python binding are there."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except Exception as error:  # noqa: BLE001 - no binding, no driver, no right: no GPU numbers
-        logger.debug("no GPU metrics: %s", error)
-        return []
-
-
-def _gpu_sample(index: int, gpu: Any) -> dict[str, float]:
-    import pynvml
-
-    try:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
-        return {
-            f"system/gpu_{index}_utilization_percentage": pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
-            f"system/gpu_{index}_memory_usage_megabytes": memory.used / MEBIBYTE,
-            f"system/gpu_{index}_memory_usage_percentage": 100 * memory.used / memory.total,
-            f"system/gpu_{index}_power_usage_watts": pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
-        }
-    except pynvml.NVMLError as error:
-        logger.debug("no sample of GPU %s: %s", index, error)
-        return {}

@@ -30,10 +30,15 @@ _CLOSE_SECONDS = 60.0  # the longest wait for what is left to be sent; a dead se
 
 
 class TaskRun:
-    """What a task may log. Without a tracking server every method is a cheap no-op."""
+    """What a task may log. Without a tracking server every method is a cheap no-op.
+
+    Attributes:
+        usage: what the task took beyond hours and energy, such as `llm_cost`; it joins the rest in its manifests.
+    """
 
     def __init__(self, spool: Spool | None = None, ledger: Ledger | None = None) -> None:
         self._spool, self._ledger = spool, ledger
+        self.usage: dict[str, float] = {}
         self._lock = threading.Lock()
 
     @property
