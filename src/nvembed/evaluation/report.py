@@ -33,6 +33,8 @@ def write_report(
     page = Document("Comparison")
     words = sentence(verdict) if content["challenger"] else "No trained model to judge."
     page.verdict(words, passed=verdict["passed"])
+    if verdict["paragraph"] not in verdict["reasons"]:
+        page.paragraph(verdict["paragraph"])
     page.points(verdict["reasons"])
     page.picture(folder / "scores.png", "Scores and gains with intervals")
     page.table(*score_table(content), firm=True)
@@ -95,8 +97,10 @@ def _notes(content: Mapping[str, Any], models: Mapping[str, Results]) -> list[st
     kept = [f"{t}: {row['variant']}" for t, row in content["scores"].get("base", {}).get(split, {}).items()]
     notes = [
         f"± and [ ] are {content['confidence']:.0%} percentile bootstrap intervals ({samples:,} resamples). Gains are "
-        "paired: both models are scored on the same resampled queries (retrieval), test items (classification) or "
-        "documents (clustering: v-measure computed anew, spread set to the jackknife's standard error).",
+        "paired: both models are scored on the same resampled queries, test texts, pairs or documents, and what is no "
+        "mean over them (v-measure, average precision, rank correlation, F1) is computed anew; v-measure's and F1's "
+        "spread is set to the jackknife's standard error. Where many tasks are looked over, what holds of all at once "
+        "(maxT over the same draws) stands beside what holds of each alone.",
     ]
     notes += _too_small(content)
     if kept:

@@ -36,7 +36,7 @@ def task_table(content: Mapping[str, Any]) -> Table:
 
 
 def difference_table(content: Mapping[str, Any]) -> Table:
-    """Every paired difference."""
+    """Every paired difference, alone and among all tasks of its split."""
     rows = [
         [
             d["split"],
@@ -44,10 +44,22 @@ def difference_table(content: Mapping[str, Any]) -> Table:
             f"{label(d['a'])} − {label(d['b'])}",
             signed(d["mean"]),
             interval(d["low"], d["high"]),
+            _chance(d["p"]),
+            interval(d["low_all"], d["high_all"]),
+            _chance(d["p_corrected"]),
         ]
-        for d in sorted(content["differences"], key=lambda d: (d["split"] != content["primary"]["split"], d["split"]))
+        for d in sorted(
+            [*content["mean_differences"], *content["differences"]],
+            key=lambda d: (d["split"] != content["primary"]["split"], d["split"]),
+        )
     ]
-    return ["split", "task", "difference", "mean", f"{content['confidence']:.0%} interval"], rows
+    sure = f"{content['confidence']:.0%}"
+    alone, together = [f"{sure} interval", "p"], [f"{sure} for all tasks at once", "p, corrected"]
+    return ["split", "task", "difference", "mean", *alone, *together], rows
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def speed_table(models: Mapping[str, Results]) -> Table:
@@ -58,10 +70,24 @@ def speed_table(models: Mapping[str, Results]) -> Table:
             f"{m.speed.get('seconds', 0):.1f} s",
             _count(m.speed.get("texts")),
             _count(m.speed.get("texts_per_second")),
+            *_served(m.speed.get("serving") or {}),
         ]
         for name, m in models.items()
     ]
-    return ["model", "time in all", "texts encoded", "texts a second"], rows
+    serving = ["short query, median", "95th percentile", "passages of 100 words a second", "parameters", "weights"]
+    return ["model", "time in all", "texts encoded", "texts a second", *serving], rows
+
+
+def _served(serving: Mapping[str, float]) -> list[str]:
+    if not serving:
+        return ["–"] * 5
+    times = [f"{serving[name]:.1f} ms" for name in ("query_ms_p50", "query_ms_p95")]
+    return [
+        *times,
+        _count(serving["documents_per_second"]),
+        _count(serving["parameters"]),
+        f"{serving['size_mb']:,.0f} MB",
+    ]
 
 
 def query_table(changes: Sequence[Change], *, lost: bool) -> Table:
