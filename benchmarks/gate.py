@@ -4,10 +4,10 @@
 
 Two models are drawn again and again from one population of items: an item is hard or easy for both, and each has luck
 of its own. In the first 1,000 trials of a kind both are equally good, and every model that passes is one too many: at
-most the stated share may. In the next 1,000 the new one is better by a planted gain, fixed on a large sample: the stated
-share of them must pass. Each trial goes through `resample`, `differences` and `judge`, as `compare` does. Every kind of
-task is the gate's own once, without guards (the hardest case: nothing else can stop a model), and a whole gate as the
-recipes have it is tried too. A quarter of an hour on two cores.
+most the stated share may. In the next 1,000 the new one is better by a planted gain, set on a large sample: the stated
+share of them must pass. Each trial goes through `resample`, `differences` and `judge`, as `compare` does. Every kind
+of task is the gate's own once, without guards (the hardest case: nothing else can stop a model), and a whole gate as
+the recipes have it is tried too. A quarter of an hour on two cores.
 """
 
 from __future__ import annotations

@@ -42,8 +42,11 @@ def some_pairs(seed: int = 0, size: int = PAIRS) -> tuple[np.ndarray, np.ndarray
     return labels, np.round(labels * 0.4 + rng.normal(0, 0.5, size), 1)
 
 
-def test_average_precision_is_sklearns() -> None:
+@pytest.mark.parametrize("ties", [True, False])
+def test_average_precision_is_sklearns(ties: bool) -> None:
     labels, values = some_pairs()
+    values = values if ties else values + np.random.default_rng(1).random(PAIRS) / 1000
+    assert (len(set(values)) < PAIRS) == ties
     equals_on_resamples(
         AveragePrecision(labels, values), lambda rows: average_precision_score(labels[rows], values[rows])
     )

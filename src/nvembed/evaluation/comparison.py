@@ -37,10 +37,10 @@ def compare(
     out: Path,
     champion: Path | None = None,
     *,
-    made: Iterable[Path] = (),
-    run: str = "",
     contamination: Contamination | None = None,
     ledger: Path | None = None,
+    made: Iterable[Path] = (),
+    run: str = "",
 ) -> dict[str, Any]:
     """Compare evaluation folders and write the comparison folder.
 
@@ -50,9 +50,9 @@ def compare(
         results: evaluation folders of any candidates.
         out: the folder to be written.
         champion: the present champion's evaluation folder; it is then the one to beat, else the untrained backbone.
-        made: folders of the tasks before, whose usage tells what it all cost; `run`: the present pipeline run.
         contamination: what was found of the test texts in the training data.
         ledger: folder of the state that counts how often each test set has judged; None: not counted.
+        made: folders of the tasks before, whose usage tells what it all cost; `run`: the present pipeline run.
 
     Returns:
         What `comparison.json` holds.

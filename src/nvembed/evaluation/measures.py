@@ -115,6 +115,7 @@ class AveragePrecision:
         self._order = np.argsort(-values, kind="stable")
         self._positive = np.asarray(labels, dtype=np.float64)[self._order]
         self._starts = np.flatnonzero(np.diff(values[self._order], prepend=np.inf))
+        self._hits = np.flatnonzero(self._positive)
 
     def _cumulative(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ranked = counts[:, self._order]
@@ -124,6 +125,12 @@ class AveragePrecision:
 
     def value(self, counts: np.ndarray) -> np.ndarray:
         """Σ precision × gain in recall over the thresholds; 0 for a resample without a pair that belongs together."""
+        if len(self._starts) == self.size:  # no ties: only thresholds at pairs that belong together gain recall
+            ranked = counts[:, self._order]
+            seen, gained = np.cumsum(ranked, axis=1)[:, self._hits], ranked[:, self._hits]
+            hits = np.cumsum(gained, axis=1)
+            precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
+            return np.asarray((gained * precision).sum(axis=1) / np.maximum(gained.sum(axis=1), 1.0))
         seen, hits = self._cumulative(counts)
         gained = np.diff(hits, axis=1, prepend=0.0)
         precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)

@@ -43,7 +43,8 @@ def write_report(
     page = Document("Comparison")
     words = sentence(verdict) if content["challenger"] else "No trained model to judge."
     page.verdict(words, passed=verdict["passed"])
-    page.paragraph(verdict["paragraph"])
+    if verdict["paragraph"] not in verdict["reasons"]:
+        page.paragraph(verdict["paragraph"])
     page.points(verdict["reasons"])
     page.picture(folder / "scores.png", "Scores and gains with intervals")
     page.table(*score_table(content), firm=True)
@@ -58,10 +59,6 @@ def write_report(
     _costs(page, costs, prices)
     page.heading("All paired differences")
     page.table(*difference_table(content), firm=True)
-    page.note(
-        "The last two columns look at all tasks of a split together, since of many equal pairs the luckiest looks "
-        "better: simultaneous intervals, and p-values corrected step by step (Westfall and Young's maxT)."
-    )
     if served := serving_table(models):
         page.heading("To serve")
         page.table(*served, firm=True)
@@ -137,9 +134,10 @@ def _notes(content: Mapping[str, Any], models: Mapping[str, Results]) -> list[st
     kept = [f"{t}: {row['variant']}" for t, row in content["scores"].get("base", {}).get(split, {}).items()]
     notes = [
         f"± and [ ] are {content['confidence']:.0%} percentile bootstrap intervals ({samples:,} resamples). Gains are "
-        "paired: both models are scored on the same resampled queries (retrieval, reranking), test items "
-        "(classification), pairs (STS and pair classification: the metric computed anew) or documents (clustering: "
-        "v-measure computed anew, spread set to the jackknife's standard error).",
+        "paired: both models are scored on the same resampled queries, test texts, pairs or documents, and what is no "
+        "mean over them (v-measure, average precision, rank correlation, F1) is computed anew; v-measure's and F1's "
+        "spread is set to the jackknife's standard error. Where many tasks are looked over, what holds of all at once "
+        "(maxT over the same draws) stands beside what holds of each alone.",
     ]
     if seen := in_domain(models, split):
         notes.append(f"In-domain, since the model has trained on their training split: {', '.join(seen)}.")

@@ -37,7 +37,6 @@ def task_table(content: Mapping[str, Any]) -> Table:
 
 def difference_table(content: Mapping[str, Any]) -> Table:
     """Every paired difference, alone and among all tasks of its split."""
-    found = [*content["mean_differences"], *content["differences"]]
     rows = [
         [
             d["split"],
@@ -45,13 +44,22 @@ def difference_table(content: Mapping[str, Any]) -> Table:
             f"{label(d['a'])} − {label(d['b'])}",
             signed(d["mean"]),
             interval(d["low"], d["high"]),
+            _chance(d["p"]),
             interval(d["low_all"], d["high_all"]),
-            f"{d['p_corrected']:.3f}",
+            _chance(d["p_corrected"]),
         ]
-        for d in sorted(found, key=lambda d: (d["split"] != content["primary"]["split"], d["split"]))
+        for d in sorted(
+            [*content["mean_differences"], *content["differences"]],
+            key=lambda d: (d["split"] != content["primary"]["split"], d["split"]),
+        )
     ]
-    confidence = f"{content['confidence']:.0%}"
-    return ["split", "task", "difference", "mean", f"{confidence} interval", "for all tasks", "p for all"], rows
+    sure = f"{content['confidence']:.0%}"
+    alone, together = [f"{sure} interval", "p"], [f"{sure} for all tasks at once", "p, corrected"]
+    return ["split", "task", "difference", "mean", *alone, *together], rows
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def serving_table(models: Mapping[str, Results]) -> Table | None:

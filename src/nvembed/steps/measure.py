@@ -88,13 +88,14 @@ def compare_models(
         machine = section_from_json(Resources, resources)
         champion = registry.champion_results(names, section, machine, Path(eval_sets), measured)
         folders = {name: Path(folder) for name, folder in made.items()}
+        parts = [Path(folder) for folder in results if Path(folder) not in measured]  # of joined shards: what they took
         compared = compare(
             section,
             names,
             measured,
             Path(comparison),
             champion=champion,
-            made=list(folders.values()),
+            made=[*folders.values(), *parts],
             run=tracking.pipeline_run_id() or "",
             contamination=_contamination(section, Path(eval_sets), made),
             ledger=state_folder("judgements", digest_text(names.name)),
