@@ -29,6 +29,9 @@ import websocket
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 180.0  # seconds for a server or a page to come up
 WIDTH = 1280
+_FOUND = "[...document.querySelectorAll('body *')].filter(e => e.textContent.trim() == '{word}').pop()"
+_WORDS = "document.body.innerText"
+_SECTIONS = ("Parameters", "Artifacts")  # the tables stand from the one to the other
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -60,15 +63,24 @@ class Page:
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def open(self, url: str, height: int) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
+        self.resize(height)
         self.call("Page.navigate", url=url)
+
+    def resize(self, height: int) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
+        time.sleep(2)
+
+    def press(self, label: str) -> None:
+        """Press the button with this label, if there is one."""
+        self.run(f"document.querySelector('button[aria-label=\"{label}\"]')?.click()")
+        time.sleep(2)
 
     def wait(self, script: str, what: str) -> None:
         """Wait until a line of JavaScript is true."""
         until = time.monotonic() + PATIENCE
         while not self.run(script):
             if time.monotonic() > until:
-                raise SystemExit(f"{what} did not appear; the page says: {self.run('document.body.innerText')[:500]!r}")
+                raise SystemExit(f"{what} did not appear; the page says: {self.run(_WORDS)[:500]!r}")
             time.sleep(0.5)
         time.sleep(2)  # what moves into place
 
@@ -165,10 +177,17 @@ def main() -> None:
         )
         page.open(f"{address}/#/compare-runs?{query}", height=1000)
         page.wait("!!document.querySelector('.js-plotly-plot .parcoords, .js-plotly-plot svg')", "the plot")
-        page.picture(given.pictures / "mlflow-parallel-coordinates.png", 0, 760)
+        page.press("Close")  # the assistant that MLflow opens beside
+        page.picture(given.pictures / "mlflow-parallel-coordinates.png", 0, 650)
+        for table in ("Parameters", "Metrics"):
+            page.press(f"{table} - Show diff only")
         page.wait("document.body.innerText.includes('challenger/gain')", "the metrics")
-        print(page.run("document.documentElement.scrollHeight"))
-        page.picture(given.pictures / "mlflow-compare.png", 0, 3000)
+        page.resize(3000)
+        places = [page.run(f"{_FOUND.format(word=word)}?.getBoundingClientRect().top") for word in _SECTIONS]
+        if None in places:
+            raise SystemExit(f"no sections {_SECTIONS} on MLflow's page; it says {page.run(_WORDS)[-800:]!r}")
+        top, bottom = places
+        page.picture(given.pictures / "mlflow-compare.png", top - 16, bottom - top)
 
 
 if __name__ == "__main__":
