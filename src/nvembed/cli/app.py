@@ -34,7 +34,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": ("nvembed.cli.commands_tracking", "compare", "Two runs' headline numbers side by side."),
     "track": ("nvembed.cli.commands_tracking", "track", "Send MLflow what it could not take."),
     "ui": ("nvembed.cli.commands_tracking", "ui", "Open MLflow on the local store."),
+    "reap": ("nvembed.cli.commands_nodes", "reap", "Remove TrainJobs whose pipeline run has ended."),
 }
+HIDDEN = {"train-node": ("nvembed.cli.commands_nodes", "train_node")}  # what pods of a TrainJob run
 INTERRUPTED = 130
 
 
@@ -51,9 +53,12 @@ class _LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name in HIDDEN:
+            module, attribute = HIDDEN[cmd_name]
+        elif cmd_name in COMMANDS:
+            module, attribute, _ = COMMANDS[cmd_name]
+        else:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 

@@ -7,10 +7,14 @@ direct parent's death would not do, since a shell and a launcher stand between t
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 ENVIRONMENT = "NVEMBED_PARENT"
 
@@ -61,3 +65,21 @@ def tie_to_parent(*, every: float = 0.5) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="nvembed-lifeline", daemon=True).start()
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Make the first SIGTERM a SystemExit here, so that what was started ends in order. Only a main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the end has begun
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

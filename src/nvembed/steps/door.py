@@ -116,8 +116,8 @@ def _check_what_a_mix_measures(recipe: Recipe) -> None:
 
 
 def _check_device(recipe: Recipe) -> None:
-    if recipe.resources.device != "cuda":
-        return
+    if recipe.resources.device != "cuda" or recipe.resources.launcher == "trainjob":
+        return  # a job's nodes are other machines than this one
     import torch
 
     if not torch.cuda.is_available():
