@@ -61,7 +61,6 @@ class Cluster:
         self.custom = kinds.CustomObjectsApi(client)
         self.core = kinds.CoreV1Api(client)
         self.authorization = kinds.AuthorizationV1Api(client)
-        self._plain = client.sanitize_for_serialization
 
     def call(self, what: str, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Call one of the client's functions. `what` says in words what is being done, for messages.
@@ -106,29 +105,31 @@ class Cluster:
         )
         return list(found["items"])
 
+    def tree(self, what: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any]:
+        """`call`, for the answer's JSON as it came.
+
+        The client's own classes refuse what lacks a field that their version holds for necessary.
+        """
+        options["_preload_content"] = False
+        return self.call(what, lambda *a, **o: json.loads(function(*a, **o).data), *arguments, **options)
+
     def pod(self, name: str) -> dict[str, Any]:
-        """One pod as a tree, by the API's own names."""
-        found = self.call(f"get pod {name}", self.core.read_namespaced_pod, name, self.namespace)
-        return self._plain(found)
+        """One pod."""
+        return self.tree(f"get pod {name}", self.core.read_namespaced_pod, name, self.namespace)
 
     def pods(self, selector: str) -> list[dict[str, Any]]:
-        """Pods by label, as trees."""
-        found = self.call("list pods", self.core.list_namespaced_pod, self.namespace, label_selector=selector)
-        return [self._plain(pod) for pod in found.items]
+        """Pods by label."""
+        found = self.tree("list pods", self.core.list_namespaced_pod, self.namespace, label_selector=selector)
+        return list(found["items"])
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """What was told about an object, oldest first; nothing where events may not be read."""
+        about = f"involvedObject.name={name}"
         try:
-            found = self.call(
-                "list events",
-                self.core.list_namespaced_event,
-                self.namespace,
-                field_selector=f"involvedObject.name={name}",
-            )
+            found = self.tree("list events", self.core.list_namespaced_event, self.namespace, field_selector=about)
         except (UserError, NotFound):
             return []
-        events = [self._plain(event) for event in found.items]
-        return sorted(events, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+        return sorted(found["items"], key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
 
     def changes(
         self, group: str, version: str, plural: str, name: str, since: str, seconds: float
@@ -157,6 +158,7 @@ class Cluster:
             if passing(error) is None and status_of(error) != 410:
                 raise plain(error, f"watch {plural}.{group} {name}", self.namespace) from error
             logger.debug("watching %s ended: %s", name, told(error))
+            time.sleep(min(1.0, seconds))
         finally:
             stream.stop()
 

@@ -123,7 +123,7 @@ def _check_queue(cluster: Cluster, resources: Resources) -> None:
 
 def _check_claim(cluster: Cluster, claim: str) -> None:
     try:
-        found = cluster.call(
+        found = cluster.tree(
             f"get claim {claim}",
             cluster.core.read_namespaced_persistent_volume_claim,
             claim,
@@ -133,7 +133,7 @@ def _check_claim(cluster: Cluster, claim: str) -> None:
         return
     except NotFound:
         raise UserError(f"namespace {cluster.namespace}: there is no volume claim {claim}; make it first") from None
-    modes = (found.status.access_modes if found.status else None) or found.spec.access_modes or []
+    modes = found.get("status", {}).get("accessModes") or found["spec"].get("accessModes") or []
     if "ReadWriteMany" not in modes:
         raise UserError(
             f"volume claim {claim} is {', '.join(modes) or 'of no access mode'}, but a TrainJob's nodes mount it "
@@ -146,10 +146,10 @@ def _check_accelerators(cluster: Cluster, resources: Resources) -> None:
     if not resources.accelerators:
         return
     try:
-        nodes = cluster.call("list nodes", cluster.core.list_node).items
+        nodes = cluster.tree("list nodes", cluster.core.list_node)["items"]
     except (Refused, NotFound):
         return
-    found = [int((node.status.allocatable or {}).get(resources.accelerator, 0)) for node in nodes]
+    found = [int(node["status"].get("allocatable", {}).get(resources.accelerator, 0)) for node in nodes]
     if not any(found):
         logger.warning("no node has %s now; the job waits until one comes", resources.accelerator)
     elif max(found) < resources.accelerators:

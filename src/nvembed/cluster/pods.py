@@ -65,10 +65,10 @@ class Pods:
             self._check_start(name, pod)
 
     def finish(self, seconds: float = 10.0) -> None:
-        """Wait for what is left of the logs."""
+        """Wait for what is left of ended pods' logs, and leave the others."""
         deadline = time.monotonic() + seconds
-        for log in self._logs.values():
-            log.finish(max(0.0, deadline - time.monotonic()))
+        for name, log in self._logs.items():
+            log.finish(max(0.0, deadline - time.monotonic()) if _is_over(self._trees[name]) else 0.0)
 
     def blame(self) -> str:
         """The pod that failed first: how it ended, what was told about it, its last lines. Empty if none did."""
