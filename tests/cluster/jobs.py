@@ -1,4 +1,4 @@
-"""What the tests of TrainJobs share: a launching pod, a recipe's resources, work to be done, a launcher in a process."""
+"""What the tests of TrainJobs share: a launching pod, a recipe's resources, work to be done, a launching process."""
 
 import os
 import subprocess

@@ -87,6 +87,7 @@ def test_memory_that_ran_out_is_called_so(api, deed):
             state = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-01T00:00:00Z"}}
             status = {"phase": "Failed", "containerStatuses": [{"name": "node", "state": state}]}
             api.change("pods", pod, lambda tree, status=status: tree.update(status=status))
+            api.end_log(pod)
         failed = {"type": "Failed", "status": "True", "reason": "FailedJobs", "message": "m"}
         api.change("trainjobs", NAME, lambda tree: tree.update(status={"conditions": [failed]}))
         killed.set()
@@ -129,7 +130,7 @@ def test_a_retry_replaces_a_failed_job_once_its_pods_are_gone(api, deed):
         launch(api, deed)
         new = api.find("trainjobs", NAME)["metadata"]["uid"]
     assert trainer.made == [old, new] and deed.finished()
-    (deletion,) = requests(api, "DELETE", "trainjobs")
+    assert len(requests(api, "DELETE", "trainjobs")) == 1
     assert all(pod["metadata"]["ownerReferences"][0]["uid"] != old for pod in api.all("pods"))
 
 

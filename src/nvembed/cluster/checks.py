@@ -26,8 +26,7 @@ KUEUE = ("kueue.x-k8s.io", "v1beta2", "localqueues")
 
 
 def check_cluster(cluster: Cluster, resources: Resources, here: Here) -> None:
-    """Raise UserError for the first thing that is missing, with what mends it."""
-    check_rights(cluster, RIGHTS)
+    """Raise UserError for the first thing that is missing, with what mends it. Rights are `check_rights`'s."""
     _check_runtime(cluster, resources)
     _check_queue(cluster, resources)
     for claim in here.claims:

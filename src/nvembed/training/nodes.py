@@ -118,6 +118,7 @@ def train_node(request: Path) -> int:
     except UserError as error:
         write_error(request.parent, error)
         raise
+    logger.info("node %d: %d processes on %s", _node_rank(), resources.processes, device)
     _wait_for(file)
     with tell_full_disk(request.parent):
         return run_node_workers(file, device=device, threads=threads)
