@@ -27,7 +27,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from cluster.fake_k8s import Api, serve
+from cluster.fake_k8s import serve
+from cluster.fake_store import Api
 from cluster.fake_trainer import Script, Trainer
 from cluster.jobs import NAME, POD, QUICK, RUN, Deed, cluster, furnish, resources
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cluster.fake_k8s import Api, Log, Tree, now
+from cluster.fake_store import Api, Log, Tree, now
 
 RUNTIME: Tree = {
     "metadata": {"name": "torch-distributed"},

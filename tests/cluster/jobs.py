@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.fake_k8s import Api, Tree
+from cluster.fake_store import Api, Tree
 from cluster.fake_trainer import RUNTIME
 
 from nvembed.cluster.api import Cluster

@@ -144,3 +144,15 @@ def test_the_command_says_what_it_did_and_names_a_missing_right(api, tmp_path):
     done = nvembed("reap", cwd=tmp_path, **where)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "removed gone of run r1\n1 removed, 1 kept\n" and jobs(api) == ["runs"]
+
+
+def test_an_open_mlflow_run_is_killed_for_real(api, store, monkeypatch):
+    from nvembed.tracking import open_parent
+    from nvembed.tracking.client import client
+
+    open_runs = {run_id: open_parent(run_id, {"name": "tiny"}) for run_id in ("r1", "r2")}
+    put_job(api, "gone", "r1", owner=put_run(api, "r1", "Failed"))
+    put_job(api, "runs", "r2", owner=put_run(api, "r2"))
+    assert reap(cluster(api)).unclosed == {}
+    status = {run_id: client().get_run(mlflow_id).info.status for run_id, mlflow_id in open_runs.items()}
+    assert status == {"r1": "KILLED", "r2": "RUNNING"}

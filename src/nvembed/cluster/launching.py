@@ -21,14 +21,14 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from nvembed.cluster.api import Cluster, ClusterError, Conflict, NotFound, connect
 from nvembed.cluster.checks import RIGHTS, check_cluster, check_rights
+from nvembed.cluster.jobs import KIND, create_job, delete_job, get_job, let_go, wait_until_gone
 from nvembed.cluster.pods import Pods
-from nvembed.cluster.trainjob import ATTEMPT, GROUP, PLURAL, VERSION, WORK, Here, condition, job_name, train_job
+from nvembed.cluster.trainjob import ATTEMPT, GROUP, VERSION, WORK, Here, condition, job_name, train_job
 from nvembed.core.errors import UserError
 from nvembed.core.lifeline import sigterm_raises
 from nvembed.core.progress import note
@@ -37,7 +37,6 @@ from nvembed.tracking import pipeline_run_id
 
 logger = logging.getLogger(__name__)
 COMMAND = ("nvembed", "train-node")
-_KIND = (GROUP, VERSION, PLURAL)
 _DEADLINE_GRACE = 120.0  # seconds left to Trainer, which keeps the deadline itself from 2.2 on
 _FAREWELL = 20.0  # seconds to delete a job in; a pod is killed 30 after SIGTERM
 
@@ -125,14 +124,14 @@ class Launch:
         """See to it that a job of this work is under way. False if it is complete."""
         while True:
             try:
-                job = self._cluster.get(*_KIND, self._name)
+                job = get_job(self._cluster, self._name)
             except NotFound:
                 if self._create(work):
                     return True
                 continue
             uid, metadata = job["metadata"]["uid"], job["metadata"]
             if metadata.get("deletionTimestamp"):
-                self._wait_until_gone(uid)
+                wait_until_gone(self._cluster, self._name, uid, min(1.0, self._timing.look))
             elif metadata.get("annotations", {}).get(WORK) != work.digest:
                 note(f"TrainJob {self._name} is of other work: it is replaced")
                 self._delete_and_wait(uid)
@@ -169,19 +168,11 @@ class Launch:
             command=[*COMMAND, str(work.request(attempt))],
         )
         try:
-            made = self._cluster.call(
-                f"create TrainJob {self._name}",
-                self._cluster.custom.create_namespaced_custom_object,
-                GROUP,
-                VERSION,
-                self._cluster.namespace,
-                PLURAL,
-                job,
-            )
+            made = create_job(self._cluster, job)
         except Conflict:
             # Ours, if the answer to an earlier try was lost on its way.
             try:
-                made = self._cluster.get(*_KIND, self._name)
+                made = get_job(self._cluster, self._name)
             except NotFound:
                 return False
             if made["metadata"].get("annotations", {}).get(ATTEMPT) != attempt:
@@ -205,7 +196,7 @@ class Launch:
         )
         while True:
             try:
-                job = self._cluster.get(*_KIND, self._name)
+                job = get_job(self._cluster, self._name)
             except NotFound:
                 job = None
             if job is None or job["metadata"]["uid"] != self._uid:
@@ -223,7 +214,7 @@ class Launch:
             self._check_deadline(job)
             self._say_where_it_stands(job)
             since = job["metadata"]["resourceVersion"]
-            for _ in self._cluster.changes(*_KIND, self._name, since, timing.look):
+            for _ in self._cluster.changes(*KIND, self._name, since, timing.look):
                 break
 
     def _fail(self, pods: Pods, failed: Mapping[str, Any]) -> None:
@@ -239,7 +230,7 @@ class Launch:
         hours = self._resources.trainjob.deadline_hours
         if hours is None or condition(job, "Suspended") or job["spec"].get("suspend"):
             return
-        if time.time() - _started(job) > hours * 3600 + _DEADLINE_GRACE:
+        if time.time() - let_go(job) > hours * 3600 + _DEADLINE_GRACE:
             self._delete()
             raise ClusterError(f"TrainJob {self._name} passed resources.trainjob.deadline_hours and was ended")
 
@@ -279,7 +270,7 @@ class Launch:
         uid = self._uid
         try:
             if uid is None and by_name:
-                uid = self._cluster.get(*_KIND, self._name)["metadata"]["uid"]
+                uid = get_job(self._cluster, self._name)["metadata"]["uid"]
             if uid is not None:
                 delete_job(self._cluster, self._name, uid)
         except (NotFound, Conflict):
@@ -292,41 +283,4 @@ class Launch:
             delete_job(self._cluster, self._name, uid)
         except (NotFound, Conflict):
             return
-        self._wait_until_gone(uid)
-
-    def _wait_until_gone(self, uid: str) -> None:
-        """Until its pods are gone, too: they may still write a checkpoint."""
-        while True:
-            try:
-                if self._cluster.get(*_KIND, self._name)["metadata"]["uid"] != uid:
-                    return
-            except NotFound:
-                return
-            time.sleep(min(1.0, self._timing.look))
-
-
-def delete_job(cluster: Cluster, name: str, uid: str) -> None:
-    """Delete this very job and, before it is gone, its pods. Raises NotFound, or Conflict if it is another one."""
-    from kubernetes import client
-
-    options = client.V1DeleteOptions(propagation_policy="Foreground", preconditions=client.V1Preconditions(uid=uid))
-    cluster.call(
-        f"delete TrainJob {name}",
-        cluster.custom.delete_namespaced_custom_object,
-        GROUP,
-        VERSION,
-        cluster.namespace,
-        PLURAL,
-        name,
-        body=options,
-    )
-
-
-def _started(job: Mapping[str, Any]) -> float:
-    """When a job was let go, in seconds since 1970; Trainer reckons its deadline from the same moment."""
-    resumed = [
-        one["lastTransitionTime"]
-        for one in job.get("status", {}).get("conditions", [])
-        if one["type"] == "Suspended" and one["status"] == "False"
-    ]
-    return datetime.fromisoformat((resumed or [job["metadata"]["creationTimestamp"]])[0]).timestamp()
+        wait_until_gone(self._cluster, self._name, uid, min(1.0, self._timing.look))

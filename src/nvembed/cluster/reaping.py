@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nvembed.cluster.api import Cluster, Conflict, NotFound
-from nvembed.cluster.launching import delete_job
+from nvembed.cluster.jobs import delete_job
 from nvembed.cluster.trainjob import GROUP, MANAGED_BY, PLURAL, RUN_LABEL, US, VERSION
 from nvembed.core.errors import UserError
 from nvembed.tracking import close_parent, tracking_uri
