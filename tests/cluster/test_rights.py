@@ -19,6 +19,4 @@ def rules():
 def test_the_role_gives_the_right(right):
     group, resource, subresource, verb = right
     whole = f"{resource}/{subresource}" if subresource else resource
-    assert any(
-        group in rule["apiGroups"] and whole in rule["resources"] and verb in rule["verbs"] for rule in rules()
-    )
+    assert any(group in rule["apiGroups"] and whole in rule["resources"] and verb in rule["verbs"] for rule in rules())

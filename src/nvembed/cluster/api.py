@@ -20,6 +20,7 @@ from nvembed.core.errors import UserError
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PATIENCE = 900.0
+_WORD = 30.0  # seconds without an answer after which that is said
 CALL_TIMEOUT = (5, 30)  # seconds to connect, to answer
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -71,7 +72,7 @@ class Cluster:
             ClusterError: no answer within `patience`, or one that nobody expects.
         """
         options.setdefault("_request_timeout", CALL_TIMEOUT)
-        started, wait = time.monotonic(), 0.25
+        started, wait, silent = time.monotonic(), 0.25, False
         while True:
             try:
                 return function(*arguments, **options)
@@ -79,9 +80,12 @@ class Cluster:
                 asked = passing(error)
                 if asked is None:
                     raise plain(error, what, self.namespace) from error
-                if time.monotonic() - started > self.patience:
+                waited = time.monotonic() - started
+                if waited > _WORD and not silent:
+                    silent = True
+                    logger.warning("%s: no answer yet (%s); trying on for %.0f s", what, told(error), self.patience)
+                if waited > self.patience:
                     raise ClusterError(f"{what}: no answer for {self.patience:.0f} s ({told(error)})") from error
-                logger.debug("%s: %s; trying again", what, told(error))
                 time.sleep(max(asked, wait * random.uniform(0.5, 1.0)))
                 wait = min(wait * 2, 20.0)
 
@@ -175,7 +179,8 @@ def connect(*, patience: float = PATIENCE) -> Cluster:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:
         try:
-            config.load_kube_config(client_configuration=configuration)
+            file = os.environ.get("KUBECONFIG") or None  # the client reads the variable once, when it is imported
+            config.load_kube_config(config_file=file, client_configuration=configuration)
         except (config.ConfigException, OSError, TypeError) as error:
             raise UserError(
                 f"no Kubernetes cluster: this is no pod with a service account, and KUBECONFIG leads to none ({error})"
