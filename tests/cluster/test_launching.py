@@ -63,7 +63,9 @@ def test_it_waits_as_long_as_the_queue_takes(api, deed, caplog):
 
 
 def test_pods_without_a_node_are_waited_for_and_it_is_said_what_they_lack(api, deed, caplog):
-    with Trainer(api, Script(pending=60, at_end=deed.finish)):
+    script = Script(pending=10**6, at_end=deed.finish)
+    deed.look = lambda: "waits for a node" in caplog.text and setattr(script, "pending", 0)
+    with Trainer(api, script):
         launch(api, deed)
     assert "3 Insufficient nvidia.com/gpu" in caplog.text and deed.finished()
 
@@ -198,7 +200,10 @@ def test_a_job_that_somebody_deletes_is_missed(api, deed):
         launch(api, deed)
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "503", "drop", "drop-after", "cut"])
+@pytest.mark.parametrize(
+    "fault",
+    ["503", "drop-after", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("429", "500", "drop", "cut"))],
+)
 def test_one_try_in_three_fails_and_nothing_comes_of_it(api, deed, fault, caplog):
     caplog.set_level(logging.INFO)
     count = [0]
@@ -232,7 +237,9 @@ def test_a_watch_that_is_too_old_is_begun_anew(api, deed):
         return "410" if "watch" in query else None
 
     api.faults = old
-    with Trainer(api, Script(ticks=100, at_end=deed.finish)):
+    script = Script(end="never", at_end=deed.finish)
+    deed.look = lambda: len(requests(api, "GET", "watch=True")) >= 2 and setattr(script, "end", "complete")
+    with Trainer(api, script):
         launch(api, deed)
     assert len(requests(api, "GET", "watch=True")) >= 2 and deed.finished()
 
@@ -242,6 +249,14 @@ def test_an_api_that_stays_away_ends_the_task_and_not_the_job(api, deed):
         deed.look = lambda: setattr(api, "faults", lambda *_: "503")
         with pytest.raises(ClusterError, match="no answer for 0 s"):
             launch(api, deed, patience=0.3)
+        assert api.find("trainjobs", NAME) is not None
+
+
+def test_a_right_that_is_taken_away_while_it_runs_ends_the_task_and_not_the_job(api, deed):
+    with Trainer(api, Script(end="never")):
+        deed.look = lambda: api.denied.add(("list", "pods"))
+        with pytest.raises(UserError, match='cannot list resource "pods"'):
+            launch(api, deed)
         assert api.find("trainjobs", NAME) is not None
 
 

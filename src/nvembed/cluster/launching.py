@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from nvembed.cluster.api import Cluster, ClusterError, Conflict, NotFound, connect
 from nvembed.cluster.checks import RIGHTS, check_cluster, check_rights
 from nvembed.cluster.jobs import KIND, create_job, delete_job, get_job, let_go, wait_until_gone
-from nvembed.cluster.pods import Pods
+from nvembed.cluster.pods import NeverStarts, Pods
 from nvembed.cluster.trainjob import ATTEMPT, GROUP, VERSION, WORK, Here, condition, job_name, train_job
 from nvembed.core.errors import UserError
 from nvembed.core.lifeline import sigterm_raises
@@ -113,8 +113,8 @@ class Launch:
                 if not self._attach(work):
                     return
                 self._wait(work)
-        except UserError:
-            self._delete()  # what the user has to mend first would wait or fail for ever
+        except NeverStarts:
+            self._delete()
             raise
         except (SystemExit, KeyboardInterrupt):
             self._leave()

@@ -30,6 +30,10 @@ _MENDING = {
 _VOLUME_EVENTS = ("FailedAttachVolume", "FailedMount")
 
 
+class NeverStarts(UserError):
+    """A pod waits for what will not come before the user has mended it."""
+
+
 class Pods:
     """Watches one job's pods.
 
@@ -55,7 +59,7 @@ class Pods:
     def look(self) -> None:
         """See what has changed: follow new logs, say what pods wait for.
 
-        Raises UserError for a pod that will never start.
+        Raises NeverStarts.
         """
         found = {pod["metadata"]["name"]: pod for pod in self._cluster.pods(f"{JOBSET}={self._job}")}
         self._trees |= found
@@ -114,11 +118,11 @@ class Pods:
         if waiting and (why := _NEVER_STARTS.get(waiting.get("reason", ""))):
             if self._lasts(name, why) >= self._stuck_after:
                 message = waiting.get("message") or "; ".join(_told(self._cluster, name))
-                raise UserError(f"pod {name} does not start: {why} ({message}); {_MENDING[why]}")
+                raise NeverStarts(f"pod {name} does not start: {why} ({message}); {_MENDING[why]}")
         elif nowhere := _unschedulable(pod):
             self._say(f"pod {name} waits for a node: {nowhere}")
             if self._start_seconds is not None and self._lasts(name, "no node") >= self._start_seconds:
-                raise UserError(
+                raise NeverStarts(
                     f"pod {name} found no node within resources.trainjob.start_minutes: {nowhere}; lower "
                     "accelerators, memory or cpu of resources, or correct node_selector and tolerations"
                 )
@@ -130,7 +134,7 @@ class Pods:
             if event.get("reason") in _VOLUME_EVENTS:
                 message = " ".join(event.get("message", "").split())
                 if "Multi-Attach" in message:
-                    raise UserError(
+                    raise NeverStarts(
                         f"pod {name}: {message}; the volume is on one node at a time: give the claim a storage class "
                         "with ReadWriteMany"
                     )

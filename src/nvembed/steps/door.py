@@ -133,7 +133,8 @@ def _fits_the_processor(recipe: Recipe) -> bool:
 
     from nvembed.modeling import resolve_precision
 
-    gpu = recipe.resources.device != "cpu" and torch.cuda.is_available()
+    elsewhere = recipe.resources.launcher == "trainjob" and recipe.resources.accelerators > 0
+    gpu = elsewhere or (recipe.resources.device != "cpu" and torch.cuda.is_available())
     return gpu or recipe.model.precision != "auto" or resolve_precision("auto", torch.device("cpu")) == "bfloat16"
 
 
