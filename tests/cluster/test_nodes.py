@@ -90,7 +90,7 @@ def test_two_nodes_train_what_two_ranks_of_one_node_train(place, monkeypatch, ca
 def test_a_job_that_lost_a_node_goes_on_from_its_checkpoint(place, caplog):
     api, folder = place
     caplog.set_level(logging.INFO)
-    more = ("stage1.steps=40", "stage1.checkpoint_steps=3")
+    more = ("stage1.steps=16", "stage1.checkpoint_steps=2")
     with trainer(api, folder) as stand_in:
 
         def lose_a_node():
@@ -108,7 +108,7 @@ def test_a_job_that_lost_a_node_goes_on_from_its_checkpoint(place, caplog):
     assert len(stand_in.made) == 2
     assert "going on from the checkpoint of step" in caplog.text
     assert api.find("trainjobs", NAME)["status"]["conditions"][-1]["type"] == "Complete"
-    assert read_manifest(folder / "out", verify=True).counts["steps"] == 40
+    assert read_manifest(folder / "out", verify=True).counts["steps"] == 16
 
 
 @pytest.mark.slow
