@@ -82,6 +82,15 @@ def test_what_a_pod_refers_to_is_there(overlay: str) -> None:
             assert name in SECRETS if kind.startswith("secret") else f"ConfigMap-{space}-{name}" in there
 
 
+def test_the_guide_makes_every_secret() -> None:
+    guide = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    made = re.findall(r"kubectl create secret generic -n nvembed (\S+)", guide)
+    assert SECRETS | {"nvembed-llm"} == set(made)
+    for item in built("production"):
+        for name, key in re.findall(r'"secretKeyRef": \{"key": "([^"]+)", "name": "([^"]+)"', json.dumps(item)):
+            assert re.search(rf"secret generic -n nvembed {key} [^$]*.*?--from-literal={name}=", guide, re.S)
+
+
 @overlays
 def test_selectors_find_the_pods_they_mean(overlay: str) -> None:
     objects = built(overlay)
