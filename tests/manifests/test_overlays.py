@@ -119,6 +119,25 @@ def test_a_role_names_what_it_allows_and_is_bound(overlay: str) -> None:
             assert others or named(objects, "ServiceAccount", subject["name"], subject["namespace"])
 
 
+def allowed(role: dict[str, Any]) -> set[tuple[str, str, str, str]]:
+    """(group, resource, subresource, verb), as `SelfSubjectAccessReview` asks for them."""
+    return {
+        (group, *(whole.partition("/")[::2]), verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for whole in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+@overlays
+def test_the_roles_allow_what_the_code_asks_for(overlay: str) -> None:
+    checks = pytest.importorskip("nvembed.cluster.checks")
+    reaping = pytest.importorskip("nvembed.cluster.reaping")
+    assert set(checks.RIGHTS) <= allowed(named(built(overlay), "Role", "nvembed"))
+    assert set(reaping.RIGHTS) == allowed(named(built(overlay), "Role", "nvembed-reaper"))
+
+
 @pytest.mark.parametrize("overlay", BEYOND)
 def test_kubeflows_namespace_gets_the_pipeline_side_and_neither_quota_nor_policy(overlay: str) -> None:
     objects = built(overlay)
