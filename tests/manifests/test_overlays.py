@@ -82,6 +82,15 @@ def test_what_a_pod_refers_to_is_there(overlay: str) -> None:
             assert name in SECRETS if kind.startswith("secret") else f"ConfigMap-{space}-{name}" in there
 
 
+def test_the_guide_makes_every_secret() -> None:
+    guide = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    made = re.findall(r"kubectl create secret generic -n nvembed (\S+)", guide)
+    assert SECRETS | {"nvembed-llm"} == set(made)
+    for item in built("production"):
+        for name, key in re.findall(r'"secretKeyRef": \{"key": "([^"]+)", "name": "([^"]+)"', json.dumps(item)):
+            assert re.search(rf"secret generic -n nvembed {key} [^$]*.*?--from-literal={name}=", guide, re.S)
+
+
 @overlays
 def test_selectors_find_the_pods_they_mean(overlay: str) -> None:
     objects = built(overlay)
@@ -108,6 +117,25 @@ def test_a_role_names_what_it_allows_and_is_bound(overlay: str) -> None:
         for subject in binding["subjects"]:
             others = subject["name"] in ("default-editor", "pipeline-runner")  # Kubeflow's own
             assert others or named(objects, "ServiceAccount", subject["name"], subject["namespace"])
+
+
+def allowed(role: dict[str, Any]) -> set[tuple[str, str, str, str]]:
+    """(group, resource, subresource, verb), as `SelfSubjectAccessReview` asks for them."""
+    return {
+        (group, *(whole.partition("/")[::2]), verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for whole in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+@overlays
+def test_the_roles_allow_what_the_code_asks_for(overlay: str) -> None:
+    checks = pytest.importorskip("nvembed.cluster.checks")
+    reaping = pytest.importorskip("nvembed.cluster.reaping")
+    assert set(checks.RIGHTS) <= allowed(named(built(overlay), "Role", "nvembed"))
+    assert set(reaping.RIGHTS) == allowed(named(built(overlay), "Role", "nvembed-reaper"))
 
 
 @pytest.mark.parametrize("overlay", BEYOND)

@@ -182,6 +182,8 @@ def finished(tracked: Tracked, tmp_path_factory: pytest.TempPathFactory) -> Path
         environment |= {"AWS_ENDPOINT_URL": tracked.s3, "AWS_REGION": "us-east-1", **S3_KEYS}
         command += ["--set", "data.source=file", "--set", f"data.path={upload_pairs(tracked.s3)}"]
     log = folder / "run.log"
+    for _ in range(4):  # the first call of each worker is slow, and a run gives its server four seconds at the door
+        status(tracked.server.port, SEARCH, "mlflow", basic(tracked.user))
     with log.open("w") as stream:
         run = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=stream)
     try:

@@ -41,7 +41,8 @@ def write_configuration(file: Path, database: str) -> None:
         "authorization_function": "nvembed.tracking.guard:authenticate",
         "auth_cache_ttl_seconds": "60",
     }
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
         made.write(stream)
 
 
@@ -68,12 +69,12 @@ def make_accounts(server: str, passwords: Mapping[str, str]) -> None:
         server: where MLflow answers; `MLFLOW_TRACKING_USERNAME` and `…_PASSWORD` are an administrator's.
         passwords: name → password. Raises UserError for a name that is none of `GRANTS`.
     """
+    if unknown := sorted(set(passwords) - set(GRANTS)):
+        raise UserError(f"no such account: {', '.join(unknown)}; known: {', '.join(GRANTS)}")
     prepare_mlflow()
     from mlflow.exceptions import MlflowException
     from mlflow.server.auth.client import AuthServiceClient
 
-    if unknown := sorted(set(passwords) - set(GRANTS)):
-        raise UserError(f"no such account: {', '.join(unknown)}; known: {', '.join(GRANTS)}")
     client = AuthServiceClient(server)
     roles = {role.name: role for role in client.list_roles(_WORKSPACE)}
     for name, password in passwords.items():
