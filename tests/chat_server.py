@@ -34,7 +34,7 @@ class ChatServer:
         always: a fault of every request.
         asked, answered: digest of a request's body → how often it came, how often a sound answer went out.
         schema: whether `response_format` is known here. delay: seconds for each answer.
-        gone: connections are dropped without a word.
+        gone: connections are dropped without a word. open: while it is not set, answers are held back.
     """
 
     port: int = 0
@@ -43,6 +43,7 @@ class ChatServer:
     schema: bool = True
     delay: float = 0.0
     gone: bool = False
+    open: threading.Event = field(default_factory=threading.Event)
     retry_after: str = "0.2"
     asked: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
@@ -51,6 +52,11 @@ class ChatServer:
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     at_once: int = 0
+
+    @property
+    def seen(self) -> int:
+        """Requests that came."""
+        return sum(self.asked.values())
 
     @property
     def url(self) -> str:
@@ -66,6 +72,7 @@ class ChatServer:
 def chat_server(port: int = 0, **settings: Any) -> Iterator[ChatServer]:
     """A server on this machine, in threads of its own."""
     state = ChatServer(**settings)
+    state.open.set()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -111,6 +118,7 @@ def _serve(state: ChatServer, handler: BaseHTTPRequestHandler, body: dict[str, A
         state.bodies.append(body)
         state.times.append(time.monotonic())
         fault = state.faults.popleft() if state.faults else state.always
+    state.open.wait(timeout=60)
     if handler.headers.get("Authorization") != f"Bearer {KEY}":
         given = handler.headers.get("Authorization")
         return _send(
@@ -188,6 +196,8 @@ def answer(body: dict[str, Any], fault: str = "") -> str:
                 "hard_negatives": [f"Something else on {' '.join(reversed(words))}"],
             }
         )
+    if (bare := re.search(r"\n\nWrite (one|(\d+) lines)", prompt)) is not None:
+        return "\n".join(questions(prompt[: bare.start()], int(bare[2] or 1)))
     wanted = len(re.findall(r"^\d+\. .*; in \w+", prompt, re.M))
     made = [
         {"query": query, "hard_negatives": [f"Nothing of this kind is known about entry {number} of any list whatever"]}

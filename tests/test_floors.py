@@ -27,12 +27,12 @@ MAY_USE: dict[str, set[str]] = {
     "evaluation": {"core", "recipe", "modeling", "encoding", "data"},
     "tracking": {"core", "recipe"},
     "registry": {"core", "recipe", "modeling", "encoding", "evaluation", "tracking"},
+    "cluster": {"core", "recipe", "tracking"},
     "steps": {
         *("core", "recipe", "text", "modeling", "encoding", "data", "synthesis", "mining", "training"),
-        *("evaluation", "tracking", "registry"),
+        *("evaluation", "tracking", "registry", "cluster"),
     },
     "ablation": {"core", "recipe", "modeling", "data", "mining", "training", "evaluation", "steps"},
-    "cluster": {"core", "recipe", "tracking"},
 }
 MAY_USE["cli"] = {*MAY_USE, "cli"}
 

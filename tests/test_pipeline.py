@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADLINES = ("eval.", "gain", "mining.", "stage1.", "stage2.", "data.")
+HEADLINES = ("challenger/", "eval/", "gain", "mining/", "stage1/", "stage2/", "data/")
 
 
 def run_tiny(out: Path, *overrides: str, source: Path | None = None) -> str:
@@ -81,7 +81,7 @@ def test_every_task_has_a_run_under_the_one_parent(tiny_run: TinyRun) -> None:
         "register_model",
     }
     assert parent.info.status == "FINISHED"
-    assert "eval.stage2.test.retrieval" in parent.data.metrics
+    assert "eval/stage2.test.retrieval" in parent.data.metrics
 
 
 def test_again_trains_nothing_and_registers_nothing_then_a_changed_stage_2_redoes_stage_2_alone(

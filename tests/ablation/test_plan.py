@@ -62,6 +62,12 @@ def test_a_recipe_without_an_ablation_or_without_dev_is_refused(pairs):
         make_plan(small_recipe(pairs, "evaluation.splits=[test]"))
 
 
+def test_a_recipe_with_synthesis_is_refused(pairs):
+    asked = ("synthesis.enabled=true", "synthesis.endpoints=[{base_url: 'http://localhost:1/v1', model: m}]")
+    with pytest.raises(UserError, match=r"an ablation takes data as they are; set it to false"):
+        make_plan(small_recipe(pairs, *asked))
+
+
 def test_a_family_that_nothing_could_judge_is_refused(pairs):
     with pytest.raises(UserError, match="nothing could be judged"):
         make_plan(small_recipe(pairs, "stage1.task_types=[classification]"))

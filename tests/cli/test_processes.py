@@ -17,7 +17,7 @@ from rich.console import Console
 
 from nvembed.cli import processes
 from nvembed.cli.board import Board
-from nvembed.cli.processes import FINISHING, end_tree
+from nvembed.cli.processes import AWAITING, FINISHING, end_tree
 from nvembed.cli.screen import LiveScreen, PlainScreen
 from nvembed.training import launch
 
@@ -70,10 +70,14 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("names", [[launch.WORKER], []], ids=["training", "another task"])
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [([launch.WORKER], [FINISHING]), (["--function_to_execute", "synthesize_data"], [AWAITING]), ([], [])],
+    ids=["training", "asking", "another task"],
+)
 @pytest.mark.usefixtures("no_one_left")
-def test_training_alone_has_the_time_to_write_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+def test_training_and_asking_alone_have_the_time_to_bring_home_their_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], says: list[str]
 ) -> None:
     monkeypatch.setattr(processes, "_GRACE", 0.3)
     runner = subprocess.Popen(tree(tmp_path, 1.5, *names), start_new_session=True)
@@ -83,7 +87,7 @@ def test_training_alone_has_the_time_to_write_a_checkpoint(
     end_tree(runner, tell=told.append)
     assert time.monotonic() - started < 10, "nobody waits longer than it takes"
     assert (tmp_path / "checkpoint").exists() == bool(names)
-    assert told == [FINISHING] * len(names)
+    assert told == says
     assert runner.returncode == -signal.SIGTERM
 
 

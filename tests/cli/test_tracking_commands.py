@@ -32,6 +32,7 @@ def store(tmp_path_factory):
             parent = tracking.open_parent(run_id, load_recipe("tiny", [f"stage1.steps={steps}"]))
             assert parent is not None
             mlflow.log_metric(parent, "evaluate_stage2/test.retrieval", score)
+            mlflow.set_tag(parent, "nvembed.verdict", f"A verdict on {steps} steps.")
             with tracking.task_run("train_stage1", {}):
                 pass
             tracking.close_parent(run_id, "SUCCEEDED")
@@ -78,6 +79,7 @@ def test_compare_shows_both_numbers_their_difference_and_what_the_recipes_do_dif
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["evaluate_stage2/test.retrieval", "0.5000", "0.6250", "+0.1250"] in lines
     assert ["stage1.steps", "3", "4"] in lines
+    assert ["tiny", "aaaaaaaa", "A", "verdict", "on", "3", "steps."] in lines
     assert not [line for line in lines if line and line[0] == "stage2.steps"]
 
 
@@ -101,11 +103,12 @@ def test_registry_list_shows_versions_with_their_aliases_newest_first(store, cap
 
 
 def test_promote_and_rollback_move_the_champion_there_and_back(store, capsys):
-    assert main(["registry", "promote", "tiny", "2", "--output-dir", str(store)]) == 0
+    assert main(["registry", "promote", "tiny", "2", "--why", "it is smaller", "--output-dir", str(store)]) == 0
     assert main(["registry", "list", "tiny", "--output-dir", str(store)]) == 0
-    rows = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()[2:]}
-    assert "champion" in rows["2"]
-    assert "champion" not in rows["1"]
+    lines = capsys.readouterr().out.splitlines()
+    assert "champion" in lines[2] and "promoted by" in lines[2]
+    assert "champion" not in lines[3]
+    assert lines[5].startswith("version 2 promoted by ") and lines[6] == "  it is smaller"
     assert main(["registry", "rollback", "tiny", "--output-dir", str(store)]) == 0
     assert capsys.readouterr().out == "tiny version 1 is champion again\n"
     assert main(["registry", "promote", "tiny", "9", "--output-dir", str(store)]) == 2

@@ -23,6 +23,9 @@ class Kubeflow:
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    recurring: dict[str, dict[str, Any]] = field(default_factory=dict)
+    terminated: list[str] = field(default_factory=list)
+    logs: dict[str, str] = field(default_factory=dict)
     fail_next_looks: int = 0
     url: str = ""
 
@@ -45,6 +48,15 @@ class Kubeflow:
             return 200, made
         if (method, path) == ("POST", "/runs"):
             return self._create_run(body)
+        if (method, path) == ("GET", "/runs"):
+            return 200, {"runs": [self._run(run_id, "RUNNING") for run_id in reversed(self.runs)]}
+        if (method, path) == ("POST", "/recurringruns"):
+            made = {**body, "recurring_run_id": str(uuid.uuid4())}
+            self.recurring[made["recurring_run_id"]] = made
+            return 200, made
+        if method == "POST" and path.endswith(":terminate"):
+            self.terminated.append(path.removeprefix("/runs/").removesuffix(":terminate"))
+            return 200, {}
         if method == "GET" and path.startswith("/runs/"):
             return self._look(path.removeprefix("/runs/"))
         return 404, {"message": f"no {method} {path}"}
@@ -63,8 +75,27 @@ class Kubeflow:
         count = self.looks[run_id] = self.looks.get(run_id, 0) + 1
         state = self.states[min(count, len(self.states)) - 1]
         answer = self._run(run_id, state)
-        if state == "FAILED":
-            answer["run_details"] = {"task_details": [{"display_name": "train-2", "state": "FAILED"}]}
+        last = state if state in ("FAILED", "SUCCEEDED") else "RUNNING"
+        answer["run_details"] = {
+            "task_details": [
+                {"task_id": "0", "display_name": "root", "state": state},
+                {"task_id": "1", "display_name": "train-2-driver", "state": "SUCCEEDED"},
+                {
+                    "task_id": "2",
+                    "display_name": "train-2",
+                    "state": last,
+                    "start_time": "2026-01-01T00:02:00Z",
+                    "child_tasks": [{"pod_name": "train-2-pod"}],
+                },
+                {
+                    "task_id": "3",
+                    "display_name": "prepare-data",
+                    "state": "SUCCEEDED",
+                    "start_time": "2026-01-01T00:01:00Z",
+                    "pod_name": "prepare-pod",
+                },
+            ]
+        }
         return 200, answer
 
     def _run(self, run_id: str, state: str) -> dict[str, Any]:
@@ -83,6 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.kubeflow.token
         if wanted is not None and self.headers.get("Authorization") != f"Bearer {wanted}":
             status, answer = 401, {"message": "who are you"}
+        elif address.path.startswith("/apis/v1alpha1/runs/"):
+            self._log(address.path.split("/")[6])
+            return
         elif not address.path.startswith(PREFIX):
             status, answer = 404, {"message": "not here"}
         else:
@@ -94,6 +128,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def _log(self, pod: str) -> None:
+        text = self.kubeflow.logs.get(pod)
+        self.send_response(200 if text is not None else 500)
+        self.end_headers()
+        self.wfile.write((text or '{"error_message": "no such pod"}').encode())
 
     do_GET = do_POST = _serve
 

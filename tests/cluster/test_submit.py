@@ -14,6 +14,8 @@ import yaml
 
 from nvembed.cli import main
 from nvembed.cluster import pipeline_file
+from nvembed.cluster.uploads import upload
+from nvembed.core.digests import digest_file
 
 KFP = Path(sys.executable).with_name("kfp")
 
@@ -153,12 +155,70 @@ def test_no_endpoint_at_all_is_told_with_a_way_out(capsys):
     assert_one_line(capsys, "--endpoint")
 
 
-def test_a_data_file_of_this_machine_is_refused_before_anything_is_sent(kubeflow, tmp_path, capsys):
+def test_a_data_file_of_this_machine_is_refused_without_a_store_and_no_run_is_made(kubeflow, tmp_path, capsys):
     (tmp_path / "my.jsonl").write_text("{}\n")
     code = submit("--recipe", "tiny", "--set", f"data.path={tmp_path / 'my.jsonl'}", "--endpoint", kubeflow.url)
     assert code == 2
-    assert_one_line(capsys, "data.path")
-    assert kubeflow.requests == []
+    assert_one_line(capsys, "--upload-to")
+    assert not kubeflow.runs
+
+
+def test_a_data_file_of_this_machine_is_uploaded_under_its_digest_and_the_path_rewritten(kubeflow, tmp_path):
+    file, store = tmp_path / "my.jsonl", f"file://{tmp_path}/store"
+    file.write_text("{}\n")
+    arguments = ["--recipe", "tiny", "--set", f"data.path={file}", "--endpoint", kubeflow.url, "--upload-to", store]
+    assert submit(*arguments) == 0
+    address = f"{store}/{digest_file(file)[:32]}/my.jsonl"
+    told = kubeflow.submitted()["runtime_config"]["parameters"]["overrides"]
+    assert told.splitlines()[-1] == f"data.path={address}"
+    copy = Path(address.removeprefix("file://"))
+    assert copy.read_bytes() == file.read_bytes()
+
+    before = copy.stat().st_mtime_ns
+    assert submit(*arguments) == 0
+    assert copy.stat().st_mtime_ns == before
+
+
+def test_a_folder_of_documents_is_uploaded_whole_and_half_an_upload_is_done_again(tmp_path):
+    docs = tmp_path / "docs"
+    (docs / "inner").mkdir(parents=True)
+    (docs / "a.md").write_text("a")
+    (docs / "inner" / "b.md").write_text("b")
+    address = upload(docs, str(tmp_path / "store"), key="data.path")
+    (Path(address) / "inner" / "b.md").unlink()
+    (Path(address).parent / ".complete").unlink()
+    assert upload(docs, str(tmp_path / "store"), key="data.path") == address
+    assert sorted(str(file.relative_to(address)) for file in Path(address).rglob("*.md")) == ["a.md", "inner/b.md"]
+
+
+def test_a_store_that_cannot_be_written_is_one_line(kubeflow, tmp_path, capsys):
+    (tmp_path / "my.jsonl").write_text("{}\n")
+    (tmp_path / "store").write_text("a file, no folder")
+    code = submit(
+        *("--recipe", "tiny", "--set", f"data.path={tmp_path / 'my.jsonl'}", "--endpoint", kubeflow.url),
+        *("--upload-to", f"file://{tmp_path}/store"),
+    )
+    assert code == 2
+    assert_one_line(capsys, "cannot be uploaded")
+    assert not kubeflow.runs
+
+
+def test_a_recurring_run_is_made_with_its_clock(kubeflow, capsys):
+    assert submit("--recipe", "tiny", "--endpoint", kubeflow.url, "--every", "0 0 3 * * 1") == 0
+    (made,) = kubeflow.recurring.values()
+    assert made["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"
+    assert made["runtime_config"]["parameters"]["recipe"] == "tiny"
+    assert "/#/recurringrun/details/" in capsys.readouterr().out
+    assert submit("--recipe", "tiny", "--endpoint", kubeflow.url, "--every", "0 0 3 * * 1", "--wait") == 2
+
+
+def test_waiting_tells_how_each_task_stands_and_leaves_kfps_own_out(kubeflow, capsys):
+    assert submit("--recipe", "tiny", "--endpoint", kubeflow.url, "--wait", "--poll", "0.01") == 0
+    told = [line[9:] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert told == [
+        *("  train-2: running", "  prepare-data: succeeded", "PENDING", "RUNNING"),
+        *("  train-2: succeeded", "SUCCEEDED"),
+    ]
 
 
 @pytest.mark.parametrize("key", ["model.backbone", "mining.teacher.backbone"])

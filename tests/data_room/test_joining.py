@@ -7,16 +7,15 @@ import random
 from pathlib import Path
 
 import pytest
+from synthetic_documents import synthetic_folders
 
-from nvembed.core.artifacts import read_manifest, write_manifest
-from nvembed.data import Example, prepare, read_corpus, read_examples, write_corpus, write_examples
-from nvembed.data.evalsets import read_retrieval, write_retrieval
-from nvembed.data.example import Pair
-from nvembed.data.store import text_schema, write_table
+from nvembed.core.artifacts import read_manifest
+from nvembed.data import prepare, read_corpus, read_examples
+from nvembed.data.evalsets import read_retrieval
 from nvembed.recipe import Data
+from nvembed.synthesis import RETRIEVAL as NAME
 
 WORDS = [a + b + c for a in "bdfgk" for b in "aeiou" for c in ("lor", "mar", "nis")]
-NAME = "synthetic-retrieval"
 
 
 def text(draw: random.Random, words: int) -> str:
@@ -32,38 +31,6 @@ def data(tmp_path: Path) -> Data:
     return Data(path=str(file), min_test_queries=20)
 
 
-def synthetic(
-    folder: Path, pairs: list[tuple[str, str]], held_out: list[tuple[str, str]], **about: bool
-) -> tuple[Path, Path]:
-    """Folders as `synthesize_data` writes them."""
-    dataset, eval_sets = folder / "dataset", folder / "eval"
-    examples = [
-        Example.make(
-            task=NAME, task_type="retrieval", query=query, positive=positive, instruction="Find it", source="synthetic",
-            license="cc0-1.0",
-        )
-        for query, positive in pairs
-    ]  # fmt: skip
-    write_examples(dataset, examples)
-    write_corpus(dataset, [positive for _, positive in pairs])
-    for name in ("report.html", "report.md", "report.png"):
-        (dataset / name).write_text("synthetic", encoding="utf-8")
-    write_table(dataset / "synthetic.parquet", [], text_schema())
-    write_retrieval(eval_sets / "test" / NAME, [Pair(*pair) for pair in held_out], "Find it")
-    for kind, place in (("dataset", dataset), ("eval", eval_sets)):
-        write_manifest(
-            place,
-            kind=kind,
-            section={"seed": 1},
-            inputs={"documents": "1" * 64},
-            counts={"train_examples": len(examples), "train_retrieval": len(examples)},
-            licenses={"synthetic": "cc0-1.0"},
-            headline={"data.train_examples": float(len(examples))} if kind == "dataset" else {},
-            extra={"synthesis": {"enabled": True, "alone": False, **about}},
-        )
-    return dataset, eval_sets
-
-
 def made_up(seed: int, number: int) -> list[tuple[str, str]]:
     draw = random.Random(seed)
     return [(text(draw, 9), text(draw, 30)) for _ in range(number)]
@@ -71,7 +38,7 @@ def made_up(seed: int, number: int) -> list[tuple[str, str]]:
 
 def test_synthetic_examples_and_sets_join_the_own_ones(data: Data, tmp_path: Path) -> None:
     pairs, held_out = made_up(1, 12), made_up(2, 5)
-    made = synthetic(tmp_path / "made", pairs, held_out)
+    made = synthetic_folders(tmp_path / "made", pairs, held_out)
     prepare(data, tmp_path / "own", tmp_path / "own-eval")
     prepare(data, tmp_path / "out", tmp_path / "eval", synthetic=made)
 
@@ -98,7 +65,7 @@ def test_what_copies_a_held_out_text_is_left_out_on_either_side(data: Data, tmp_
     leaking = (next(iter(test["queries"].values())), text(random.Random(8), 30))
     copying = (text(random.Random(9), 9), f"{next(iter(test['corpus'].values()))} more")
     sound, held_out = made_up(1, 3), [*made_up(2, 4), (text(random.Random(7), 9), f"{trained.positive} more")]
-    made = synthetic(tmp_path / "made", [*sound, leaking, copying], held_out)
+    made = synthetic_folders(tmp_path / "made", [*sound, leaking, copying], held_out)
     prepare(data, tmp_path / "out", tmp_path / "eval", synthetic=made)
 
     joined = [example for example in read_examples(tmp_path / "out") if example.source == "synthetic"]
@@ -115,7 +82,7 @@ def test_what_copies_a_held_out_text_is_left_out_on_either_side(data: Data, tmp_
 
 
 def test_alone_they_are_handed_on_under_the_data_section(data: Data, tmp_path: Path) -> None:
-    made = synthetic(tmp_path / "made", made_up(1, 6), made_up(2, 4), alone=True)
+    made = synthetic_folders(tmp_path / "made", made_up(1, 6), made_up(2, 4), alone=True)
     prepare(data, tmp_path / "out", tmp_path / "eval", synthetic=made)
 
     manifest = read_manifest(tmp_path / "out", kind="dataset", verify=True)
@@ -126,7 +93,7 @@ def test_alone_they_are_handed_on_under_the_data_section(data: Data, tmp_path: P
 
 
 def test_off_they_change_nothing(data: Data, tmp_path: Path) -> None:
-    made = synthetic(tmp_path / "made", made_up(1, 6), made_up(2, 4), enabled=False)
+    made = synthetic_folders(tmp_path / "made", made_up(1, 6), made_up(2, 4), enabled=False)
     prepare(data, tmp_path / "own", tmp_path / "own-eval")
     prepare(data, tmp_path / "out", tmp_path / "eval", synthetic=made)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from synthetic_documents import synthetic_folders
 
 from nvembed.core.artifacts import MANIFEST, Manifest, read_manifest
 from nvembed.core.errors import UserError
@@ -17,8 +18,11 @@ from nvembed.data import check_source, prepare, read_corpus, read_examples, shar
 from nvembed.data.evalsets import read_retrieval
 from nvembed.data.keys import KeySet
 from nvembed.data.shards import Slice, plan_shards, write_shard
-from nvembed.data.store import read_pools
-from nvembed.recipe import Data
+from nvembed.data.stages import unseen_sources
+from nvembed.data.store import document_id, read_pools
+from nvembed.mining import mine
+from nvembed.recipe import Data, Mining, Resources, Source
+from nvembed.recipe.mining import Teacher
 
 JUDGED = "the quick brown fox jumps over the lazy dog near the old river bank"
 TOPICS = ("rivers and lakes", "trains and rails", "bread and butter")
@@ -261,3 +265,34 @@ def test_a_set_of_keys_tells_what_comes_first() -> None:
         assert keys.first_seen(batch).tolist() == first
     assert len(keys) == len(seen)
     assert keys.holds(np.array([5000, batch[0]], np.uint64)).tolist() == [False, True]
+
+
+def test_synthetic_data_take_the_place_that_the_mix_keeps_for_them(mirror: Path, tmp_path: Path) -> None:
+    written = [(f"a question on {pool} number {i}", f"{pool} is told of at length in passage {i}") for i, pool in
+               enumerate(["synthesis"] * 12)]  # fmt: skip
+    written.append(("who jumps over whom", f"It is said that {JUDGED}."))
+    made = synthetic_folders(tmp_path / "made", written)
+    place = {"synthesis": True, "cap": 10, "stages": [1], "pool": "made", "license": "apache-2.0"}
+    data = mix(mirror, dev_queries=4)
+    data = data.model_copy(update={"sources": {**data.sources, "by-models": Source.model_validate(place)}})
+    own = prepared(data, tmp_path / "own")
+    both = prepared(data, tmp_path / "both", synthetic=made)
+
+    examples = [one for one in read_examples(tmp_path / "both") if one.source == "by-models"]
+    assert len(examples) == 10 and {(one.query, one.positive) for one in examples} < set(written[:12])
+    assert read_pools(tmp_path / "both")["made"].keys() == {document_id(text) for _, text in written[:12]}
+    assert unseen_sources(tmp_path / "both", "stage2") == ["by-models"]
+    assert own.extra["left_out"] == {"by-models": "the synthesis section writes it, where that is on"}
+    assert both.extra["left_out"] == {} and both.extra["sources"][:-1] == own.extra["sources"]
+    line = both.extra["sources"][-1]
+    assert (line["name"], line["rows"], line["left_by_cap"], line["examples"]) == ("by-models", 13, 2, 10)
+    assert line["dropped"] == {"synthetic example that holds an evaluation text": 1}
+    mine(
+        Mining(teacher=Teacher(kind="bm25"), num_negatives=2),
+        Resources(device="cpu"),
+        tmp_path / "both",
+        tmp_path / "mined",
+    )
+    passages = {text for _, text in written}
+    mined = [one for one in read_examples(tmp_path / "mined") if one.source == "by-models"]
+    assert all(len(one.negatives) == 2 and set(one.negatives) < passages for one in mined)

@@ -81,7 +81,7 @@ def test_only_a_labels_text_goes_without_the_instruction_among_symmetric_tasks(
 
 def test_the_synthetic_source_is_left_out_and_that_is_said(mirror: Path) -> None:
     data = load_recipe("nvembed-v2", [f"data.hub_mirror={mirror}"]).data
-    assert left_out(data) == {"synthetic": "it is made by the synthesis section, which is off"}
+    assert left_out(data) == {"synthetic": "the synthesis section writes it, where that is on"}
     assert "synthetic" not in {reader.name for reader in open_mix(data)}
 
 

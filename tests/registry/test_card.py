@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from registry_support import MODEL
 
+from nvembed.evaluation.report import synthetic_note
 from nvembed.registry.card import model_card
 
 
@@ -33,3 +34,13 @@ def test_it_tells_what_training_was_checked_against() -> None:
     assert "3,080 texts of 2 evaluation tasks" in model_card(MODEL, 8, CARD)
     assert "not checked against any evaluation task" in model_card(MODEL, 8, {**CARD, "checked_against": {}})
     assert "evaluation task" not in model_card(MODEL, 8, {"licenses": {"docs": "PSF-2.0"}})
+
+
+def test_it_tells_which_models_wrote_examples_and_that_a_task_is_synthetic() -> None:
+    scores = {"stage2": {"test": {"synthetic-retrieval": {}, "retrieval": {}}}}
+    card = {**CARD, "writers": ["m-1", "m-2"], "table": "| model |", "note": synthetic_note({"scores": scores})}
+    text = model_card(MODEL, 8, card)
+
+    assert "Synthetic examples were written by m-1, m-2" in text
+    assert "- synthetic-retrieval: synthetic. Its queries were written by language models, not by users" in text
+    assert synthetic_note({"scores": {"stage2": {"test": {"retrieval": {}}}}}) == ""

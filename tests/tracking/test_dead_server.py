@@ -8,68 +8,20 @@ no rank ever has a connection to the server.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import nvembed
+from mlflow_server import Server, wait_until
 from training.support import make_dataset, make_examples
 
-from nvembed.core.errors import UserError
-from nvembed.tracking import check_server
 from nvembed.tracking.client import TASK_TAG, client, experiment_id
 
 STEPS = 60
-
-
-class Server:
-    """An MLflow server on a port and a store of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self.folder, env=environment, start_new_session=True
-            )
-
-    def wait(self) -> None:
-        def answers() -> bool:
-            try:
-                check_server(self.uri)
-            except UserError:
-                return False
-            return True
-
-        wait_until(answers, lambda: (self.folder / "server.log").read_text()[-2000:])
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def wait_until(condition: Callable[[], bool], why_not: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert time.monotonic() < deadline, why_not()
-        time.sleep(0.02)
 
 
 @pytest.fixture

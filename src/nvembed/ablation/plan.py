@@ -110,6 +110,11 @@ def make_plan(recipe: Recipe, families: Sequence[str] = ()) -> Plan:
             raise UserError(f"ablation family {name!r} is unknown{hint}; known: {', '.join(known)}")
     if "dev" not in recipe.evaluation.splits or "test" not in recipe.evaluation.splits:
         raise UserError("evaluation.splits: an ablation picks on dev and judges on test; give [dev, test]")
+    if recipe.synthesis.enabled:
+        raise UserError(
+            "synthesis.enabled is true, but an ablation takes data as they are; set it to false, and name pairs in "
+            "data.path if you have some"
+        )
     checked = check_recipe(recipe)
     arms = {name: _arms(checked, name) for name in families or known}
     return Plan(checked, arms, {name: _judged(checked, group[0]) for name, group in arms.items()})

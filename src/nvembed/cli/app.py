@@ -20,6 +20,9 @@ from nvembed.core.errors import UserError
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("nvembed.cli.commands_run", "run", "Run the whole pipeline on this machine."),
     "submit": ("nvembed.cli.commands_cluster", "submit", "Run the same pipeline on a cluster."),
+    "status": ("nvembed.cli.commands_runs", "status", "Runs on the cluster, and how their tasks stand."),
+    "logs": ("nvembed.cli.commands_runs", "logs", "What a run's tasks printed on the cluster."),
+    "cancel": ("nvembed.cli.commands_runs", "cancel", "End a run on the cluster."),
     "compile": ("nvembed.cli.commands_cluster", "compile_", "Compile the pipeline to YAML."),
     "recipe": ("nvembed.cli.commands_recipe", "recipe", "List, show and check recipes."),
     "data": ("nvembed.cli.commands_data", "data", "Try the sources of a recipe's mix."),
@@ -33,8 +36,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "registry": ("nvembed.cli.commands_tracking", "registry", "Registered models."),
     "compare": ("nvembed.cli.commands_tracking", "compare", "Two runs' headline numbers side by side."),
     "track": ("nvembed.cli.commands_tracking", "track", "Send MLflow what it could not take."),
+    "clean": ("nvembed.cli.commands_clean", "clean", "Remove what the newest runs do not need."),
+    "doctor": ("nvembed.cli.commands_doctor", "doctor", "Check versions, GPUs, disk, tracking and stores."),
     "ui": ("nvembed.cli.commands_tracking", "ui", "Open MLflow on the local store."),
+    "reap": ("nvembed.cli.commands_nodes", "reap", "Remove TrainJobs whose pipeline run has ended."),
 }
+HIDDEN = {"train-node": ("nvembed.cli.commands_nodes", "train_node")}  # what pods of a TrainJob run
 INTERRUPTED = 130
 
 
@@ -51,9 +58,12 @@ class _LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name in HIDDEN:
+            module, attribute = HIDDEN[cmd_name]
+        elif cmd_name in COMMANDS:
+            module, attribute, _ = COMMANDS[cmd_name]
+        else:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 

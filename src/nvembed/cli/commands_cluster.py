@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nvembed.cli.app import Failure
 from nvembed.cli.options import overrides_parameter, read_recipe, recipe_options, recipe_parameter
 from nvembed.core.errors import UserError
+from nvembed.tracking.store import shown
+
+if TYPE_CHECKING:
+    from nvembed.cluster.submit import Submission
 
 
 @click.command("compile")
@@ -54,7 +60,9 @@ def compile_(output: Path | None) -> None:
 @click.option("--service-account", help="The service account the tasks run as.")
 @click.option("--image", help="The image every task runs in; default: as compiled.")
 @click.option("--parameter", "-p", "others", multiple=True, metavar="KEY=VALUE", help="Any other pipeline parameter.")
-@click.option("--wait", is_flag=True, help="Follow the run; the exit code is the run's.")
+@click.option("--upload-to", metavar="URL", help="Where local data files go: s3://bucket/folder; NVEMBED_UPLOADS.")
+@click.option("--every", metavar="CRON", help="Make a recurring run: six fields, seconds first, as '0 0 3 * * 1'.")
+@click.option("--wait", is_flag=True, help="Follow the run and its tasks; the exit code is the run's.")
 @click.option("--poll", type=float, default=10.0, show_default=True, help="Seconds between two looks with --wait.")
 @click.option("--dry-run", is_flag=True, help="Check and show what would be submitted; send nothing.")
 def submit(
@@ -67,6 +75,8 @@ def submit(
     service_account: str | None,
     image: str | None,
     others: tuple[str, ...],
+    upload_to: str | None,
+    every: str | None,
     wait: bool,
     poll: float,
     dry_run: bool,
@@ -78,9 +88,16 @@ def submit(
     from nvembed.cluster import pipeline_file
     from nvembed.cluster.submit import check_endpoint, check_for_cluster, find_endpoint
     from nvembed.cluster.submit import submit as create_run
+    from nvembed.cluster.uploads import local_paths, uploaded
 
+    if wait and every:
+        raise UserError("--wait: a recurring run has no end to wait for; leave out --wait or --every")
     checked = read_recipe(recipe, overrides)
     check_for_cluster(checked)
+    here = local_paths(checked)
+    if not dry_run and here:
+        check_endpoint(find_endpoint(endpoint))  # before gigabytes are sent for nothing
+        overrides += tuple(f"{key}={address}" for key, address in uploaded(here, upload_to).items())
     pipeline = pipeline_file()
     parameters = {
         "recipe": recipe_parameter(recipe),
@@ -92,6 +109,8 @@ def submit(
     name = run_name or f"{checked.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if dry_run:
         _show(pipeline, name, experiment, parameters)
+        for key, path in here.items():
+            click.echo(f"upload      {key}: {path} to {upload_to or 'nowhere yet: give --upload-to'}")
         return
     address = find_endpoint(endpoint)
     check_endpoint(address)
@@ -103,18 +122,24 @@ def submit(
         run_name=name,
         namespace=namespace,
         service_account=service_account,
+        every=every,
     )
-    click.echo(f"submitted {name} as run {submission.run_id}\n{submission.url}")
+    what = "recurring run" if every else "run"
+    click.echo(f"submitted {name} as {what} {submission.run_id}\n{submission.url}")
+    if tracking := os.environ.get("MLFLOW_TRACKING_URI"):
+        click.echo(f"MLflow: {shown(tracking)}")
     if wait:
-        _follow(submission, poll)
+        follow_run(submission, poll)
 
 
-def _follow(submission: object, poll: float) -> None:
-    from nvembed.cluster.submit import Submission
+def follow_run(submission: Submission, poll: float) -> None:
+    """Print each new state of a run and of its tasks until it ends. Raises Failure unless it succeeded."""
     from nvembed.cluster.submit import wait as follow
 
-    assert isinstance(submission, Submission)
-    state, failures = follow(submission, lambda state: click.echo(f"{time.strftime('%H:%M:%S')} {state}"), poll=poll)
+    def tell(text: str) -> None:
+        click.echo(f"{time.strftime('%H:%M:%S')} {text}")
+
+    state, failures = follow(submission, tell, on_task=lambda task, now: tell(f"  {task}: {now.lower()}"), poll=poll)
     if state != "SUCCEEDED":
         because = f": {failures}" if failures else ""
         raise Failure(f"run {submission.run_id} ended as {state}{because}; see {submission.url}")

@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +18,11 @@ from nvembed.cli.options import output_dir_option
 from nvembed.cli.processes import end_tree, terminate_as_interrupt
 from nvembed.core.errors import UserError
 
+if TYPE_CHECKING:
+    from nvembed.registry import Record
+
 _SQLITE = "sqlite:///"
+_WHY = "Kept with the version, beside who and when."
 _RUNS_VIEW = "workflowType=machine_learning"  # without it MLflow opens on its views for chat applications
 
 
@@ -58,22 +63,28 @@ def ui(output_dir: Path, port: int) -> None:
 @click.argument("second", metavar="B")
 @output_dir_option
 def compare(first: str, second: str, output_dir: Path) -> None:
-    """Two runs' headline numbers side by side, and what their recipes do differently.
+    """Two runs' headline numbers side by side, and what their recipes do differently: MLflow's compare page in text.
 
     A and B are names or ids (a part that is clear will do) of pipeline runs in MLflow, or `latest`, `latest~1`, ….
     """
-    _use_store(output_dir)
+    from nvembed.tracking.headlines import VERDICT
+
+    use_store(output_dir)
     runs = _pipeline_runs()
     one, two = _pick(runs, first), _pick(runs, second)
     rows = [("", _title(one), _title(two), "difference")]
     for name in sorted(set(one.data.metrics) | set(two.data.metrics)):
         a, b = one.data.metrics.get(name), two.data.metrics.get(name)
         rows.append((name, _number(a), _number(b), f"{b - a:+.4f}" if a is not None and b is not None else ""))
-    _table(rows)
+    print_table(rows)
+    verdicts = [(_title(run), run.data.tags[VERDICT]) for run in (one, two) if VERDICT in run.data.tags]
+    if verdicts:
+        click.echo("\nverdict:")
+        print_table(verdicts)
     changed = _changes(one.data.params, two.data.params)
     if changed:
         click.echo("\nrecipe:")
-        _table(changed)
+        print_table(changed)
 
 
 @click.group()
@@ -90,7 +101,7 @@ def sync(output_dir: Path) -> None:
     """
     from nvembed import tracking
 
-    _use_store(output_dir)
+    use_store(output_dir)
     found = False
     for sent in tracking.send_spools():
         found = True
@@ -109,43 +120,85 @@ def registry() -> None:
 @click.argument("name", required=False)
 @output_dir_option
 def list_(name: str | None, output_dir: Path) -> None:
-    """Every version with its aliases, newest first; of all models or of NAME."""
-    from nvembed.registry import list_versions
+    """Every version, newest first, with its aliases and the last decision on it; of NAME every decision, and why."""
+    from nvembed.registry import list_versions, read_records
 
-    _use_store(output_dir)
-    versions = list_versions(name)
+    use_store(output_dir)
+    with _registry_errors():
+        versions = list_versions(name)
     if not versions:
         click.echo("no model is registered yet; `nvembed run` registers one")
         return
-    rows = [("name", "version", "aliases", "created", "run")]
-    rows += [(one.name, one.version, ", ".join(one.aliases), one.created, one.run) for one in versions]
-    _table(rows)
+    rows = [("name", "version", "aliases", "created", "run", "decision")]
+    for one in versions:
+        last = "".join(_decision(each) for each in read_records(one)[-1:])
+        rows.append((one.name, one.version, ", ".join(one.aliases), one.created, one.run, last))
+    print_table(rows)
+    for one in versions if name else ():
+        for each in read_records(one):
+            click.echo(f"\nversion {one.version} {_decision(each)}, {each.when}\n  {each.why}")
+
+
+@registry.command()
+@click.argument("name")
+@click.argument("version", required=False)
+@output_dir_option
+def check(name: str, version: str | None, output_dir: Path) -> None:
+    """Serve VERSION of NAME (the champion) by `mlflow models serve`, and compare its answers with its own vectors."""
+    from nvembed.registry.serving import TOLERANCE, served_check
+    from nvembed.registry.versions import CHAMPION, aliased, named
+
+    use_store(output_dir)
+    with _registry_errors():
+        chosen = named(name, version) if version else aliased(name, CHAMPION)
+        if chosen is None:
+            raise UserError(f"model {name!r} has no champion; name a version, see `nvembed registry list`")
+        found = served_check(chosen)
+    print_table([("request", "largest difference"), *((form, f"{worst:.1e}") for form, worst in found.items())])
+    if max(found.values()) > TOLERANCE:
+        raise Failure(f"{name} version {chosen.version} does not serve its own vectors")
+
+
+def _decision(record: Record) -> str:
+    rival = f"version {record.against}" if record.against.isdigit() else record.against
+    return f"{record.what}{f' against {rival}' if rival else ''} by {record.who}"
 
 
 @registry.command()
 @click.argument("name")
 @click.argument("version")
-@click.option("--why", default="promoted by hand", show_default=True, help="Kept with the version.")
+@click.option("--why", default="promoted by hand", show_default=True, help=_WHY)
 @output_dir_option
 def promote(name: str, version: str, why: str, output_dir: Path) -> None:
     """Make VERSION of NAME champion, whatever the gate said."""
     from nvembed.registry import promote as make_champion
+    from nvembed.steps.locks import registry_lock
 
-    _use_store(output_dir)
-    chosen = make_champion(name, version, why)
+    use_store(output_dir)
+    with _registry_errors():
+        chosen = make_champion(name, version, why, lock=registry_lock)
     click.echo(f"{chosen.name} version {chosen.version} is champion")
 
 
 @registry.command()
 @click.argument("name")
+@click.option("--why", default="rolled back by hand", show_default=True, help=_WHY)
 @output_dir_option
-def rollback(name: str, output_dir: Path) -> None:
+def rollback(name: str, why: str, output_dir: Path) -> None:
     """Make the champion before this one champion again."""
     from nvembed.registry import rollback as take_back
+    from nvembed.steps.locks import registry_lock
 
-    _use_store(output_dir)
-    chosen = take_back(name)
+    use_store(output_dir)
+    with _registry_errors():
+        chosen = take_back(name, why, lock=registry_lock)
     click.echo(f"{chosen.name} version {chosen.version} is champion again")
+
+
+def _registry_errors() -> AbstractContextManager[None]:
+    from nvembed.tracking.client import plain_errors
+
+    return plain_errors()
 
 
 def _store(output_dir: Path) -> str:
@@ -166,7 +219,8 @@ def _experiment(uri: str) -> str:
     return experiment_id(client())
 
 
-def _use_store(output_dir: Path) -> None:
+def use_store(output_dir: Path) -> None:
+    """Let this process speak with MLflow at its address, or with the output folder's own store. Raises UserError."""
     os.environ["MLFLOW_TRACKING_URI"] = _store(output_dir)
     os.environ.setdefault("NVEMBED_STATE", str(output_dir.expanduser().resolve() / "state"))
 
@@ -208,7 +262,8 @@ def _changes(one: Mapping[str, str], two: Mapping[str, str]) -> list[tuple[str, 
     return [(name, one.get(name, "–"), two.get(name, "–")) for name in names if one.get(name) != two.get(name)]
 
 
-def _table(rows: Iterable[tuple[str, ...]]) -> None:
+def print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    """Columns side by side."""
     rows = list(rows)
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     for row in rows:

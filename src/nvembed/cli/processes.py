@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     import psutil
 
 _GRACE = 5.0
+_SILENCE = 2.0
 TRAINING_GRACE = float(GRACE)
 """Seconds for ranks to end the step they are in, which may itself take most of a minute on a CPU, and to write a
 checkpoint; torchrun gives them as long. Killed sooner they would lose all since their last checkpoint."""
 FINISHING = "finishing the step and writing a checkpoint; press Ctrl-C again to stop at once"
+AWAITING = "waiting for the answers under way, which are paid for; press Ctrl-C again to stop at once"
+_ASKS = "synthesize_data"  # stands in the command line of the task that asks language models
 
 
 @contextlib.contextmanager
@@ -40,7 +43,8 @@ def terminate_as_interrupt() -> Iterator[None]:
 
 
 def end_tree(process: subprocess.Popen[bytes], *, tell: Callable[[str], None] | None = None) -> None:
-    """End a process and all its descendants: asked first, killed after five seconds, or a minute if some are training.
+    """End a process and all its descendants: asked first, killed after five seconds, or a minute if some are training
+    or have asked language models for what is paid for.
 
     An interrupt (KeyboardInterrupt) meanwhile kills them at once. `tell` is told in a line if it may take a minute.
     """
@@ -53,36 +57,43 @@ def end_tree(process: subprocess.Popen[bytes], *, tell: Callable[[str], None] | 
         tree = [root, *root.children(recursive=True)]
         alive = tree[1:]
         with contextlib.suppress(KeyboardInterrupt):
-            training = any(map(_is_training, tree))
-            if training and tell is not None:
-                tell(FINISHING)
+            training, asking = (any(_names(one, word) for one in tree) for word in (WORKER, _ASKS))
+            if (training or asking) and tell is not None:
+                tell(FINISHING if training else AWAITING)
             for one in tree:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.send_signal(signal.SIGTERM)
-            _, alive = psutil.wait_procs(alive, timeout=TRAINING_GRACE if training else _GRACE)
+            _, alive = psutil.wait_procs(alive, timeout=TRAINING_GRACE if training or asking else _GRACE)
         for one in [*alive, root]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
     process.wait()
 
 
-def _is_training(process: psutil.Process) -> bool:
+def _names(process: psutil.Process, word: str) -> bool:
+    """Whether a word stands in a process's command line."""
     import psutil
 
     try:
-        return WORKER in process.cmdline()
+        return word in process.cmdline()
     except psutil.Error:
         return False
 
 
-def wait_for_leftovers(output_dir: Path, *, timeout: float = 10.0) -> list[int]:
-    """Wait until the tasks of a killed run in `output_dir` have ended, which they do by themselves.
+def wait_for_leftovers(
+    output_dir: Path, *, timeout: float = lifeline.LAST_MOMENT + 10, tell: Callable[[str], None] | None = None
+) -> list[int]:
+    """Wait until the tasks of a killed run in `output_dir` have ended, which they do by themselves: nearly all at once,
+    one that waits for answers within a minute. `tell` is told in a line if it takes longer than two seconds.
 
     Returns:
         Process ids of those that still live after `timeout` seconds.
     """
-    until = time.monotonic() + timeout
-    while (alive := _orphans(output_dir)) and time.monotonic() < until:
+    started, said = time.monotonic(), False
+    while (alive := _orphans(output_dir)) and (waited := time.monotonic() - started) < timeout:
+        if tell is not None and not said and waited > _SILENCE:
+            tell("waiting for the tasks of a killed run to bring home what they have under way")
+            said = True
         time.sleep(0.2)
     return alive
 

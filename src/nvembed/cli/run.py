@@ -79,7 +79,7 @@ def execute(pipeline: Path, parameters: dict[str, Any], output_dir: Path, tracki
     folders = RunFolders(output, f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
     folders.log.parent.mkdir(parents=True, exist_ok=True)
     with _only_run_in(output), terminate_as_interrupt():
-        if leftovers := wait_for_leftovers(output):
+        if leftovers := wait_for_leftovers(output, tell=screen.say):
             raise UserError(
                 f"{output}: tasks of a killed run still live (process {leftovers[0]}); end them, then run again"
             )

@@ -68,8 +68,8 @@ def check_endpoint(endpoint: str, *, timeout: float = 5.0) -> None:
         UserError: it cannot be reached within `timeout` seconds, refuses us, or is no Kubeflow Pipelines server.
     """
     request = urllib.request.Request(endpoint + _HEALTH)
-    if token := _token():
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    if known := token():
+        request.add_unredirected_header("Authorization", f"Bearer {known}")
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             json.loads(answer.read())
@@ -91,9 +91,8 @@ def check_endpoint(endpoint: str, *, timeout: float = 5.0) -> None:
 
 
 def check_for_cluster(recipe: Recipe) -> None:
-    """Raise UserError if the recipe names a file or folder of this machine, which no pod will find."""
+    """Raise UserError if the recipe names a model of this machine, which no pod will find."""
     named = {
-        "data.path": recipe.data.path,
         "model.backbone": recipe.model.backbone,
         "mining.teacher.backbone": recipe.mining.teacher.backbone or None,
         **{f"mining.more_teachers.{n}.backbone": t.backbone or None for n, t in enumerate(recipe.mining.more_teachers)},
@@ -103,11 +102,10 @@ def check_for_cluster(recipe: Recipe) -> None:
     for key, value in named.items():
         if value is None or "://" in value or ":" in value.split("/")[0]:
             continue
-        here = Path(value).expanduser()
-        if here.exists() or (key == "data.path" and not here.is_absolute()):
+        if Path(value).expanduser().exists():
             raise UserError(
                 f"{key}: {value} lies on this machine, where a cluster's pods cannot read it; "
-                "upload it and give s3://, gs:// or hf://, or a path on a volume that the pods mount"
+                "push it to the hub and give its id, or copy it to a volume that the pods mount and give its path there"
             )
 
 
@@ -120,8 +118,9 @@ def submit(
     run_name: str,
     namespace: str | None = None,
     service_account: str | None = None,
+    every: str | None = None,
 ) -> Submission:
-    """Create a run of the compiled pipeline.
+    """Create a run of the compiled pipeline, or with `every` (a cron expression of six fields) a recurring one.
 
     The spec that is uploaded is the compiled file's, unchanged; the recipe and the image travel as parameters.
 
@@ -129,9 +128,20 @@ def submit(
         UserError: the server refuses us or a parameter.
         SubmissionError: the server failed.
     """
-    client = _client(endpoint, namespace)
-    with _plain_errors(endpoint), contextlib.redirect_stdout(io.StringIO()):
+    client = connect(endpoint, namespace)
+    with plain_errors(endpoint), contextlib.redirect_stdout(io.StringIO()):
         made = client.create_experiment(experiment, namespace=namespace)
+        if every is not None:
+            job = client.create_recurring_run(
+                experiment_id=made.experiment_id,
+                job_name=run_name,
+                cron_expression=every,
+                pipeline_package_path=str(pipeline),
+                params=dict(parameters),
+                service_account=service_account,
+            )
+            known = job.recurring_run_id
+            return Submission(known, f"{endpoint}/#/recurringrun/details/{known}", endpoint)
         run = client.run_pipeline(
             experiment_id=made.experiment_id,
             job_name=run_name,
@@ -142,13 +152,20 @@ def submit(
     return Submission(run.run_id, f"{endpoint}/#/runs/details/{run.run_id}", endpoint)
 
 
-def wait(submission: Submission, on_state: Callable[[str], None], *, poll: float = 10.0) -> tuple[str, str]:
+def wait(
+    submission: Submission,
+    on_state: Callable[[str], None],
+    *,
+    on_task: Callable[[str, str], None] | None = None,
+    poll: float = 10.0,
+) -> tuple[str, str]:
     """Follow a run to its end.
 
     KFP's own waiting never sees a cancelled run, and its command line exits with 0 on a failed one; this does neither.
 
     Args:
-        on_state: called with each new state.
+        on_state: called with each new state of the run.
+        on_task: called with a task's name and each new state of it.
         poll: seconds between two looks.
 
     Returns:
@@ -157,7 +174,8 @@ def wait(submission: Submission, on_state: Callable[[str], None], *, poll: float
     Raises:
         SubmissionError: the server gave no answer thirty times in a row.
     """
-    client, state, lost = _client(submission.endpoint, None), "", 0
+    client, state, lost = connect(submission.endpoint, None), "", 0
+    tasks: dict[str, str] = {}
     while True:
         try:
             run = client.get_run(submission.run_id)
@@ -169,6 +187,11 @@ def wait(submission: Submission, on_state: Callable[[str], None], *, poll: float
             logger.warning("no answer about run %s: %s", submission.run_id, error)
             time.sleep(poll)
             continue
+        for name, now in _task_states(run):
+            if tasks.get(name) != now:
+                tasks[name] = now
+                if on_task is not None:
+                    on_task(name.partition(" ")[0], now)
         if run.state and run.state != state:
             state = run.state
             on_state(state)
@@ -177,27 +200,40 @@ def wait(submission: Submission, on_state: Callable[[str], None], *, poll: float
         time.sleep(poll)
 
 
-def _failures(run: Any) -> str:
+def own_tasks(run: Any) -> list[Any]:
+    """A run's task details without those that KFP adds for itself."""
     details = (run.run_details.task_details if run.run_details else None) or []
-    failed = [f"{task.display_name}" for task in details if task.state == "FAILED" and task.display_name]
+    return [one for one in details if (name := one.display_name) and name != "root" and not name.endswith("-driver")]
+
+
+def _task_states(run: Any) -> list[tuple[str, str]]:
+    """Name, made unambiguous, and state of each task."""
+    return [(f"{one.display_name} {one.task_id}", one.state) for one in own_tasks(run) if one.state]
+
+
+def _failures(run: Any) -> str:
+    failed = [one.display_name for one in own_tasks(run) if one.state == "FAILED"]
     reason = (run.error.message if run.error else "") or ""
     return "; ".join(part for part in (", ".join(failed), reason) if part)
 
 
-def _token() -> str | None:
+def token() -> str | None:
+    """The bearer token that the environment holds, if any."""
     return next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
 
 
-def _client(endpoint: str, namespace: str | None) -> Any:
+def connect(endpoint: str, namespace: str | None) -> Any:
+    """KFP's own client."""
     import kfp
 
-    with warnings.catch_warnings(), _plain_errors(endpoint):
+    with warnings.catch_warnings(), plain_errors(endpoint):
         warnings.simplefilter("ignore", FutureWarning)
-        return kfp.Client(host=endpoint, existing_token=_token(), namespace=namespace or "kubeflow")
+        return kfp.Client(host=endpoint, existing_token=token(), namespace=namespace or "kubeflow")
 
 
 @contextlib.contextmanager
-def _plain_errors(endpoint: str) -> Any:
+def plain_errors(endpoint: str) -> Any:
+    """The server's refusals as UserError, its failures as SubmissionError, each in one line."""
     from kfp_server_api import ApiException
 
     try:

@@ -2,17 +2,30 @@
 
 `nvembed run` names itself in `NVEMBED_PARENT` (`pid:start time`). Every process that may write state calls
 `tie_to_parent()`: a thread watches the named process and ends this one at once when it is gone. A signal on the
-direct parent's death would not do, since a shell and a launcher stand between the two.
+direct parent's death would not do, since a shell and a launcher stand between the two. What has to be brought home
+first, as answers that are paid for, asks for a moment with `before_the_end`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 ENVIRONMENT = "NVEMBED_PARENT"
+LAST_MOMENT = 60.0
+"""Seconds that what is called before the end may take."""
+_last_acts: list[Callable[[], None]] = []
+logger = logging.getLogger(__name__)
 
 
 def process_identity(pid: int) -> str | None:
@@ -58,6 +71,42 @@ def tie_to_parent(*, every: float = 0.5) -> None:
     def watch() -> None:
         while not parent_is_gone():
             time.sleep(every)
+        for act in list(_last_acts):
+            try:
+                act()
+            except Exception:
+                logger.exception("what was to be done before the end failed")
         os._exit(1)
 
     threading.Thread(target=watch, name="nvembed-lifeline", daemon=True).start()
+
+
+@contextlib.contextmanager
+def before_the_end(act: Callable[[], None]) -> Iterator[None]:
+    """Within this, `act` is called, in another thread, before this process ends with its parent.
+
+    It returns within `LAST_MOMENT`: a run that is started anew waits for it.
+    """
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Make the first SIGTERM an exception here (SystemExit), so that work ends in order. Only a main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the end has begun
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

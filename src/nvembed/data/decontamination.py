@@ -94,6 +94,10 @@ class Decontaminator:
             )
         return cleaned
 
+    def holds(self, text: str) -> bool:
+        """Whether a text holds one of the evaluation texts."""
+        return self._index.find([text])[0] is not None
+
     def _checked(self, example: Example) -> Iterable[tuple[str, str]]:
         """The fields of an example that are checked, with their texts."""
         yield "query", example.query

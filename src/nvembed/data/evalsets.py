@@ -12,6 +12,8 @@ from nvembed.core.errors import UserError
 from nvembed.data.example import SYMMETRIC, Pair
 from nvembed.data.store import document_id, query_id, text_schema, write_table
 
+SYNTHETIC = "synthetic"
+"""Source of what language models wrote, and with a hyphen the beginning of its tasks' names."""
 _MTEB = {
     "retrieval": ("Retrieval", "ndcg_at_10"),
     "classification": ("Classification", "accuracy"),

@@ -113,7 +113,7 @@ def _say_what_is_left_out(data: Data) -> None:
         note(said)
     for name, reason in left_out(data).items():
         if data.sources[name].synthesis:
-            note(f"source {name} is left out: {reason}")
+            note(f"source {name} is not read: {reason}")
 
 
 def _say(merged: Merged, about: Mapping[str, Any]) -> None:

@@ -24,6 +24,12 @@ def write_stages(folder: Path, stages: Mapping[str, Sequence[int]]) -> None:
     write_file(folder / FILE, json.dumps({name: list(stages[name]) for name in sorted(stages)}) + "\n")
 
 
+def add_stages(folder: Path, name: str, stages: Sequence[int]) -> None:
+    """Write one more source into what a folder says."""
+    known: dict[str, Sequence[int]] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    write_stages(folder, {**known, name: stages})
+
+
 def carry_stages(source: Path, target: Path) -> None:
     """Copy what a folder says, if it says anything, to one that is made of it."""
     if (source / FILE).is_file():

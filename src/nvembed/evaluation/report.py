@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import write_file
 from nvembed.data.document import Document, markdown_table
+from nvembed.data.evalsets import SYNTHETIC
 from nvembed.evaluation.changes import Changes, query_changes
 from nvembed.evaluation.costs import Cost, cost_table
 from nvembed.evaluation.figure import MOST_TASKS, task_order
 from nvembed.evaluation.published import published_table
 from nvembed.evaluation.results import Results
-from nvembed.evaluation.tables import difference_table, query_table, score_table, speed_table, task_table
+from nvembed.evaluation.tables import (
+    difference_table,
+    in_domain,
+    label,
+    query_table,
+    score_table,
+    serving_table,
+    speed_table,
+    task_table,
+)
 from nvembed.evaluation.verdict import NAMES, gate_difference, interval, sentence, signed
 
 if TYPE_CHECKING:
@@ -41,6 +51,7 @@ def write_report(
     if len(task_order(dict(content))) > MOST_TASKS:
         page.heading("Task by task")
         page.table(*task_table(content), firm=True)
+    _failed(page, models)
     for note in _notes(content, models):
         page.note(note)
     _queries(page, content, query_changes(content, models))
@@ -48,10 +59,36 @@ def write_report(
     _costs(page, costs, prices)
     page.heading("All paired differences")
     page.table(*difference_table(content), firm=True)
+    if served := serving_table(models):
+        page.heading("To serve")
+        page.table(*served, firm=True)
     page.heading("Measuring")
     page.table(*speed_table(models), firm=True)
     page.write(folder)
     write_file(folder / "table.md", markdown_table(*score_table(content)))
+
+
+def _failed(page: Document, models: Mapping[str, Results]) -> None:
+    rows = [
+        [label(name), f"{task} ({split})", error]
+        for name, model in models.items()
+        for (split, task), error in model.errors.items()
+    ]
+    if rows:
+        page.heading("Tasks that failed")
+        page.table(["model", "task", "error"], rows, foreign=True)
+
+
+def synthetic_note(content: Mapping[str, Any]) -> str:
+    """What stands beside a comparison's scores if some of its tasks are synthetic; empty if none is."""
+    tasks = {task for model in content["scores"].values() for split in model.values() for task in split}
+    named = sorted(task for task in tasks if task.startswith(f"{SYNTHETIC}-"))
+    if not named:
+        return ""
+    return (
+        f"{', '.join(named)}: synthetic. Its queries were written by language models, not by users; users' queries may "
+        "be harder, or of another kind."
+    )
 
 
 def _queries(page: Document, content: Mapping[str, Any], changes: Changes | None) -> None:
@@ -102,7 +139,11 @@ def _notes(content: Mapping[str, Any], models: Mapping[str, Results]) -> list[st
         "spread is set to the jackknife's standard error. Where many tasks are looked over, what holds of all at once "
         "(maxT over the same draws) stands beside what holds of each alone.",
     ]
+    if seen := in_domain(models, split):
+        notes.append(f"In-domain, since the model has trained on their training split: {', '.join(seen)}.")
     notes += _too_small(content)
+    if said := synthetic_note(content):
+        notes.append(said)
     if kept:
         notes.append(
             "The untrained backbone is measured as its own card says (card) and under this project's instruction "

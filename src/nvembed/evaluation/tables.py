@@ -62,6 +62,35 @@ def _chance(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def serving_table(models: Mapping[str, Results]) -> Table | None:
+    """What each model costs to serve, on the machine that measured it; None if none was timed."""
+    rows = [
+        [
+            label(name),
+            f"{served['query_ms_p50']:.1f} ms",
+            f"{served['query_ms_p95']:.1f} ms",
+            _count(served["documents_per_second"]),
+            f"{served['parameters'] / 1e6:,.1f} M",
+            f"{served['size_mb']:,.0f} MB",
+        ]
+        for name, model in models.items()
+        if (served := model.speed.get("serving"))
+    ]
+    head = ["model", "a short query, median", "95th percentile", "passages of 100 words a second", "parameters"]
+    return ([*head, "weights"], rows) if rows else None
+
+
+def in_domain(models: Mapping[str, Results], split: str) -> list[str]:
+    """Tasks of a split whose training split a model has seen, with the sources that hold it."""
+    seen = {
+        task: row.get("in_domain_by") or []
+        for model in models.values()
+        for (where, task), row in model.tasks.items()
+        if where == split and row.get("in_domain")
+    }
+    return [f"{task} ({', '.join(map(str, by))})" if by else task for task, by in sorted(seen.items())]
+
+
 def speed_table(models: Mapping[str, Results]) -> Table:
     """What measuring took."""
     rows = [
@@ -70,24 +99,10 @@ def speed_table(models: Mapping[str, Results]) -> Table:
             f"{m.speed.get('seconds', 0):.1f} s",
             _count(m.speed.get("texts")),
             _count(m.speed.get("texts_per_second")),
-            *_served(m.speed.get("serving") or {}),
         ]
         for name, m in models.items()
     ]
-    serving = ["short query, median", "95th percentile", "passages of 100 words a second", "parameters", "weights"]
-    return ["model", "time in all", "texts encoded", "texts a second", *serving], rows
-
-
-def _served(serving: Mapping[str, float]) -> list[str]:
-    if not serving:
-        return ["–"] * 5
-    times = [f"{serving[name]:.1f} ms" for name in ("query_ms_p50", "query_ms_p95")]
-    return [
-        *times,
-        _count(serving["documents_per_second"]),
-        _count(serving["parameters"]),
-        f"{serving['size_mb']:,.0f} MB",
-    ]
+    return ["model", "time in all", "texts encoded", "texts a second"], rows
 
 
 def query_table(changes: Sequence[Change], *, lost: bool) -> Table:

@@ -17,6 +17,7 @@ from nvembed.mining.shards import Neighbours
 if TYPE_CHECKING:
     from nvembed.modeling import NVEmbedModel
     from nvembed.recipe import Mining, Resources
+    from nvembed.recipe.mining import Teacher
 
 
 def check_mining(mining: Mining) -> Mining:
@@ -25,20 +26,23 @@ def check_mining(mining: Mining) -> Mining:
     Raises:
         UserError: a model that cannot be had, or is too short for its `max_length`.
     """
-    from nvembed.modeling import backbone_digest, check_section
-
     if not mining.enabled:
         return mining
-    teachers = []
-    for teacher in mining.teachers:
-        if teacher.kind == "model":
-            check_section(teacher)
-            teacher = teacher.model_copy(update={"digest": backbone_digest(teacher)})
-        teachers.append(teacher)
+    teachers = [check_teacher(teacher) for teacher in mining.teachers]
     encoder = mining.cross_encoder
     if encoder is not None:
         encoder = encoder.model_copy(update={"digest": check_cross_encoder(encoder)})
     return mining.model_copy(update={"teacher": teachers[0], "more_teachers": teachers[1:], "cross_encoder": encoder})
+
+
+def check_teacher(teacher: Teacher) -> Teacher:
+    """A teacher with its model's digest written in. Raises UserError as `check_mining` does."""
+    from nvembed.modeling import backbone_digest, check_section
+
+    if teacher.kind != "model":
+        return teacher
+    check_section(teacher)
+    return teacher.model_copy(update={"digest": backbone_digest(teacher)})
 
 
 class Teachers:

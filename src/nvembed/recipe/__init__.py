@@ -10,14 +10,8 @@ from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatc
 from nvembed.recipe.mining import CrossEncoder, Mining, Sampling, Search, Teacher
 from nvembed.recipe.prices import Prices
 from nvembed.recipe.registration import Registration
-from nvembed.recipe.schema import (
-    SECTIONS,
-    Data,
-    Model,
-    Recipe,
-    Resources,
-    Stage,
-)
+from nvembed.recipe.resources import Resources, Toleration, TrainJob
+from nvembed.recipe.schema import SECTIONS, Data, Model, Recipe, Stage
 from nvembed.recipe.sources import Place, Source, Table
 from nvembed.recipe.synthesis import Endpoint, Synthesis
 from nvembed.recipe.watching import BadSteps, DevCheck
@@ -57,6 +51,8 @@ __all__ = [
     "Synthesis",
     "Table",
     "Teacher",
+    "Toleration",
+    "TrainJob",
     "Variant",
     "list_presets",
     "load_recipe",

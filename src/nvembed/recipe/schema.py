@@ -15,6 +15,7 @@ from nvembed.recipe.losses import Distillation, FalseNegatives, Hardness, InBatc
 from nvembed.recipe.mining import Mining
 from nvembed.recipe.mix import Mix
 from nvembed.recipe.registration import Registration
+from nvembed.recipe.resources import Resources
 from nvembed.recipe.synthesis import Synthesis
 from nvembed.recipe.watching import BadSteps, DevCheck
 
@@ -189,25 +190,6 @@ class Stage(Section):
         if isinstance(tree, dict) and "in_batch_negatives" in tree:
             raise ValueError("in_batch_negatives is now in_batch.enabled; write `in_batch: {enabled: true or false}`")
         return tree
-
-
-class Resources(Section):
-    """The machine a recipe wants."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    processes: Positive = Field(1, description="ranks on a node: GPUs, or processes on a CPU")
-    nodes: Positive = 1
-    threads: Positive | None = Field(None, description="CPU threads of a process; None: all cores, shared by the ranks")
-    cpu: str = "4"
-    memory: str = "16Gi"
-    peak_tflops: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="what a device can do, for the share of peak; none: a short product of matrices tells"
-    )
-    accelerator: str = "nvidia.com/gpu"
-    accelerators: Annotated[int, Field(ge=0)] = 0
-    storage: str = "20Gi"
-    prepare_shards: Positive = Field(1, description="tasks among which the sources of a mix are divided")
-    mine_shards: Positive = Field(1, description="tasks among which the passages to mine are divided")
 
 
 class Recipe(Section):

@@ -89,7 +89,7 @@ class Source(Place):
     )
     fallback: list[Place] = Field([], description="other places, tried in order if data.allow_fallback is true")
     held_out: list[Table] = Field([], description="tables whose texts must not be trained on; columns: text")
-    synthesis: bool = Field(False, description="made by the synthesis section, not read; left out where that is off")
+    synthesis: bool = Field(False, description="written by the synthesis section, not read; left out where that is off")
 
     @model_validator(mode="after")
     def _is_whole(self) -> Source:

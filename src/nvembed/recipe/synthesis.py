@@ -30,6 +30,10 @@ class Endpoint(Section):
     )
     price_in: Share | None = Field(None, description="money for a million tokens sent; none: not known")
     price_out: Share | None = Field(None, description="money for a million tokens answered; none: not known")
+    answers: Literal["json", "lines"] = Field(
+        "json",
+        description="lines: bare queries, for small models that write no JSON; without hard negatives, judge and paper",
+    )
     json_schema: Literal["auto", "never"] = Field("auto", description="ask for JSON by schema where the server has it")
     token_limit: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="what the server calls the bound on an answer"
@@ -235,6 +239,11 @@ class Synthesis(Section):
             raise ValueError("enabled is true, but endpoints is empty; give [{base_url: …/v1, model: …}]")
         if not (self.from_documents or self.paper.enabled):
             raise ValueError("enabled is true, but from_documents and paper.enabled are both false")
+        if (self.paper.enabled or self.quality.judge.enabled) and any(one.answers == "lines" for one in self.endpoints):
+            raise ValueError(
+                "an endpoint's answers is lines, which serves for queries on documents alone; set it to json, or set "
+                "paper.enabled and quality.judge.enabled to false"
+            )
         if self.caps.max_cost is not None and not all(endpoint.priced for endpoint in self.endpoints):
             raise ValueError("caps.max_cost needs price_in and price_out of every endpoint, or nothing can be counted")
         if self.held_out.dev + self.held_out.test >= 0.9:

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from nvembed.registry.exporting import export, model_digest
     from nvembed.registry.promotion import promote, rollback
     from nvembed.registry.publishing import publish
+    from nvembed.registry.records import Record, read_records
     from nvembed.registry.registering import register
     from nvembed.registry.versions import Version, find_version, list_versions
 
 _HOMES = {
     "Champion": "champions",
+    "Record": "records",
     "Version": "versions",
     "champion": "champions",
     "champion_results": "champions",
@@ -24,11 +26,13 @@ _HOMES = {
     "model_digest": "exporting",
     "promote": "promotion",
     "publish": "publishing",
+    "read_records": "records",
     "register": "registering",
     "rollback": "promotion",
 }
 __all__ = [
     "Champion",
+    "Record",
     "Version",
     "champion",
     "champion_results",
@@ -38,6 +42,7 @@ __all__ = [
     "model_digest",
     "promote",
     "publish",
+    "read_records",
     "register",
     "rollback",
 ]

@@ -22,6 +22,7 @@ def model_card(model: Model, dim: int, card: Mapping[str, Any]) -> str:
         card: `name`; `licenses` (data source → licence); `table` (Markdown of scores with intervals); `verdict`
             (sentences); `instructions` (task type → sentence); `sections` (recipe sections by name); `lineage` (what
             made it, by name); `counts` (training examples by kind); `sources` (lineage of each source of a mix);
+            `note` (what must be known of the scores); `writers` (language models that wrote examples);
             `checked_against` (evaluation task → texts of it that training was checked against). What is missing is
             left out.
     """
@@ -30,7 +31,7 @@ def model_card(model: Model, dim: int, card: Mapping[str, Any]) -> str:
         f"# {card.get('name') or 'nvembed model'}",
         _what(model, dim),
         _data(card),
-        _scores(card.get("table"), card.get("verdict") or []),
+        _scores(card.get("table"), [*(card.get("verdict") or []), *filter(None, [card.get("note")])]),
         _use(model, card),
         _limits(model),
         _recipe(model, card.get("sections") or {}, card.get("lineage") or {}),
@@ -108,7 +109,14 @@ def _data(card: Mapping[str, Any]) -> str:
         rows = "\n".join(map(_source_row, sources))
     told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
     licence = "The weights are a work derived from the backbone, whose own licence holds; heed those of the data too."
-    return f"## Data\n\n{head}\n{rows}\n\n{told + '. ' if told else ''}{licence}{_checked(card)}"
+    return f"## Data\n\n{head}\n{rows}\n\n{told + '. ' if told else ''}{licence}{_written(card)}{_checked(card)}"
+
+
+def _written(card: Mapping[str, Any]) -> str:
+    """Which language models wrote examples, if any did."""
+    if not (writers := card.get("writers")):
+        return ""
+    return f"\n\nSynthetic examples were written by {', '.join(map(str, writers))}; the terms of use of these hold too."
 
 
 def _source_row(source: Mapping[str, Any]) -> str:
@@ -131,10 +139,10 @@ def _checked(card: Mapping[str, Any]) -> str:
     )
 
 
-def _scores(table: str | None, verdict: Sequence[str]) -> str:
+def _scores(table: str | None, said: Sequence[str]) -> str:
     if not table:
         return ""
-    told = "\n".join(f"- {sentence}" for sentence in verdict)
+    told = "\n".join(f"- {sentence}" for sentence in said)
     return (
         "## Scores\n\nOn sets held out from the sources above, beside what training started from. Intervals are paired "
         f"bootstrap intervals. Such scores depend on the sets: compare rows of this table, not tables."
@@ -151,7 +159,7 @@ def _use(model: Model, card: Mapping[str, Any]) -> str:
     return f"""## Use
 
 Give queries the task as an instruction; give documents none. `import nvembed` makes the model type known; no remote
-code is run. All four ways give the same vectors.
+code is run. All ways give the same vectors.
 
 ```python
 import nvembed                                   # pip install nvembed's repository first
@@ -185,6 +193,14 @@ import mlflow
 model = mlflow.pyfunc.load_model("models:/{name}@champion")
 queries = model.predict(["a question"], params={{"instruction": task}})
 documents = model.predict(["a passage"])
+```
+
+Served by `mlflow models serve -m models:/{name}@champion --env-manager local`, it also answers requests in the form of
+OpenAI's embeddings; leave `instruction` out for documents:
+
+```console
+$ curl localhost:5000/invocations -H 'Content-Type: application/json' \\
+    -d '{{"input": ["a question"], "instruction": {task}}}'
 ```"""
 
 

@@ -13,6 +13,7 @@ from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.core.state import hold, state_folder
+from nvembed.registry.records import evaluations_of
 from nvembed.registry.versions import (
     ADAPTER_TAG,
     CHAMPION,
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
     from nvembed.recipe import Evaluation, Registration, Resources
 
 logger = logging.getLogger(__name__)
+# who is measured, trained on what, in how many pieces, what is made of the scores: no score depends on these
+_NO_MATTER = {
+    "candidates",
+    "shards",
+    "trained_on",
+    "batch_tokens",
+    "vector_cache_gb",
+    "bootstrap_samples",
+    "confidence",
+}
 
 
 @dataclass(frozen=True)
@@ -62,13 +73,29 @@ def champion(name: str) -> Champion | None:
     version = aliased(name, CHAMPION)
     if version is None:
         return None
-    tags = {key: value for key, value in version.tags.items() if key.startswith(EVALUATION_TAG)}
-    return Champion(version, {key.removeprefix(EVALUATION_TAG): value for key, value in tags.items()})
+    return Champion(version, evaluations_of(version))
 
 
 def evaluation_key(evaluation: Evaluation, eval_sets: str) -> str:
-    """Names what was measured: the eval sets' content, the splits and the seed. Equal keys can be compared in pairs."""
-    return digest_json([eval_sets, sorted(evaluation.splits), evaluation.seed])[:16]
+    """Names what was measured: the eval sets' content and all of the section that decides a score.
+
+    Equal keys can be compared in pairs.
+    """
+    section = evaluation.model_dump(mode="json", exclude=_NO_MATTER)
+    section["splits"] = sorted(section["splits"])
+    for one in (section.get("own") or {}).values():
+        if one.get("digest"):
+            del one["path"]  # the same set may lie elsewhere
+    return digest_json([eval_sets, section])[:16]
+
+
+def kept_key(folder: Path) -> str:
+    """The key of what an evaluation folder measured."""
+    from nvembed.recipe import Evaluation
+
+    manifest = read_manifest(folder, kind="evaluation")
+    section: Evaluation = Evaluation.model_validate(manifest.section)
+    return evaluation_key(section, manifest.inputs["eval_sets"])
 
 
 def champion_results(

@@ -53,5 +53,10 @@ def export(model: Model, adapter: Path, out: Path, card: Mapping[str, Any]) -> M
             section=model.model_dump(mode="json"),
             inputs={"adapter": trained.content, "backbone": str(trained.extra.get("backbone_digest") or "")},
             licenses=dict(card.get("licenses") or {}),
-            extra={"model_digest": model_digest(model, adapter), "dim": loaded.dim, "differences": differences},
+            extra={
+                "model_digest": model_digest(model, adapter),
+                "dim": loaded.dim,
+                "differences": differences,
+                "card": digest_json(card),
+            },
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvembed.core.artifacts import MANIFEST, Manifest, read_manifest
+from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
 from nvembed.core.progress import note
 from nvembed.core.state import state_folder
+from nvembed.evaluation.report import synthetic_note
+from nvembed.registry.champions import keep_evaluation, kept_key
 from nvembed.registry.exporting import export, model_digest
-from nvembed.registry.promotion import Decision, challenge, crown, decide, registry_lock
+from nvembed.registry.gate import Decision, Verdict, contend, read_verdict
+from nvembed.registry.locks import Lock, file_lock
+from nvembed.registry.records import evaluations_of
 from nvembed.registry.registering import own_evaluation, register
-from nvembed.registry.versions import CHAMPION, Version, aliased, fetch_model, find_version
+from nvembed.registry.versions import Version, fetch_model, find_version
+from nvembed.tracking.client import plain_errors
 from nvembed.tracking.store import sqlite_file, tracking_uri
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ def publish(
     made: Mapping[str, Path],
     *,
     run_id: str = "",
+    lock: Lock = file_lock,
 ) -> dict[str, Any]:
     """Export and register a trained model, and make it champion if the comparison's verdict and the registry allow.
 
@@ -40,27 +48,43 @@ def publish(
     Args:
         adapter: the trained stage. comparison: the verdict. results: evaluation folders, this adapter's among them.
         made: task → folder of what came before, for the card's data, licences and counts.
+        lock: keeps others from registering this model, or promoting any of its name, at the same time.
 
     Returns:
         `name`, `version`, `aliases`, `folder` (Sentence Transformers), `promoted` and `reason`, JSON values.
 
     Raises:
-        UserError: no tracking server, or an adapter that none of `results` measured.
+        UserError: no tracking server, or one that goes away or takes nothing (what is done by then is not done again);
+            an adapter that none of `results` measured, or one that was changed since.
     """
-    verdict = _read_comparison(comparison)
-    judged = read_manifest(comparison, kind="comparison").inputs
+    verdict = read_verdict(comparison)
+    trained = read_manifest(adapter, kind="adapter", verify=True)
     digest = model_digest(model, adapter)
-    trained = read_manifest(adapter, kind="adapter")
     own = own_evaluation(results, trained.content)
-    with registry_lock(registration.name):
-        version = find_version(registration.name, digest)
-        if version is None:
-            card = _card(registration, comparison, verdict, trained, made, run_id)
-            folder = state_folder("models", digest) / registration.name
-            export(model, adapter, folder, card)
-            version = register(registration, folder, comparison, own, _lineage(trained, verdict))
-        challenge(version)
-        decision = _settle(version, verdict, judged, read_manifest(own).content)
+    card = _card(registration, comparison, verdict, trained, made, run_id)
+    with plain_errors(f"the trained model is kept in {adapter}, and nothing before this is done again"):
+        with lock(f"{registration.name} {digest}"):
+            version = find_version(registration.name, digest)
+            if version is None:
+                folder = _exported(registration, model, adapter, digest, card)
+                version = register(registration, folder, comparison, own, _lineage(trained, verdict, own))
+            elif kept_key(own) not in evaluations_of(version):  # an earlier try ended in between
+                keep_evaluation(version, kept_key(own), own)
+        decision = contend(registration, version, comparison, results, own, lock=lock)
+        return _outcome(registration, digest, decision)
+
+
+def _exported(registration: Registration, model: Model, adapter: Path, digest: str, card: Mapping[str, Any]) -> Path:
+    """The model folder with this card; one that an earlier try left is taken as it is, if nothing in it changed."""
+    folder = state_folder("models", digest) / registration.name
+    with contextlib.suppress(UserError):
+        if read_manifest(folder, kind="model", verify=True).extra.get("card") == digest_json(card):
+            return folder
+    export(model, adapter, folder, card)
+    return folder
+
+
+def _outcome(registration: Registration, digest: str, decision: Decision) -> dict[str, Any]:
     final = find_version(registration.name, digest)
     assert final is not None
     note(f"registered {final.name} version {final.version} ({', '.join(final.aliases) or 'no alias'})")
@@ -74,30 +98,10 @@ def publish(
     }
 
 
-def _settle(version: Version, verdict: Mapping[str, Any], judged: Mapping[str, str], own: str) -> Decision:
-    """Crown the version, or say why not."""
-    challenger = verdict["verdict"].get("challenger")
-    if judged.get(str(challenger)) != own:
-        return Decision(False, f"The verdict is about {challenger or 'no model'}, not about the model registered here.")
-    decision = decide(version, aliased(version.name, CHAMPION), verdict, judged.get("champion"))
-    if decision.promoted:
-        crown(version, decision.reason)
-    return decision
-
-
-def _read_comparison(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-        content["verdict"]["passed"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: cannot be read as a comparison ({error!r}); compare anew") from error
-    return content
-
-
 def _card(
     registration: Registration,
     comparison: Path,
-    verdict: Mapping[str, Any],
+    verdict: Verdict,
     trained: Manifest,
     made: Mapping[str, Path],
     run_id: str,
@@ -119,7 +123,9 @@ def _card(
         "sources": list(data.extra.get("sources") or []) if data else [],
         "checked_against": (data.extra.get("decontamination") or {}).get("checked_against") if data else None,
         "table": table.read_text(encoding="utf-8") if table.is_file() else None,
-        "verdict": list(verdict["verdict"].get("reasons", [])),
+        "verdict": list(verdict.reasons),
+        "note": synthetic_note(json.loads((comparison / "comparison.json").read_text(encoding="utf-8"))),
+        "writers": (data.extra.get("synthesis") or {}).get("models") or [] if data else [],
         "sections": sections,
         "lineage": {"pipeline run": run_id, "code": trained.code, "adapter": trained.content},
     }
@@ -131,15 +137,16 @@ def _shown(section: Mapping[str, Any]) -> dict[str, Any]:
     return {**section, **names}
 
 
-def _lineage(trained: Manifest, verdict: Mapping[str, Any]) -> dict[str, str]:
+def _lineage(trained: Manifest, verdict: Verdict, own: Path) -> dict[str, str]:
     return {
         "nvembed.trained_by": trained.tracking_run_id or "",
+        "nvembed.trained_with": trained.code,
         "nvembed.dataset": trained.inputs.get("dataset", ""),
         "nvembed.backbone": str(trained.extra.get("backbone_digest") or ""),
-        "nvembed.eval_sets": str(verdict.get("eval_sets") or ""),
+        "nvembed.eval_sets": read_manifest(own, kind="evaluation").inputs.get("eval_sets", ""),
         "nvembed.licenses": ", ".join(sorted(set(trained.licenses.values()))),
-        "nvembed.judged_against": str(verdict["verdict"].get("beats") or ""),
-        "nvembed.verdict": "passed" if verdict["verdict"]["passed"] else "not passed",
+        "nvembed.judged_against": verdict.beats,
+        "nvembed.verdict": "passed" if verdict.passed else "not passed",
     }
 
 

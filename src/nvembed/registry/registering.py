@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from nvembed.core.artifacts import Manifest, read_manifest
 from nvembed.core.errors import UserError
-from nvembed.registry.champions import evaluation_key, keep_evaluation
-from nvembed.registry.versions import ADAPTER_TAG, MODEL_TAG, Version, find_version
+from nvembed.registry.champions import keep_evaluation, kept_key
+from nvembed.registry.versions import ADAPTER_TAG, FOLDER_TAG, MODEL_TAG, Version, find_version
 from nvembed.tracking.client import RUN_TAG, client, experiment_id
 from nvembed.tracking.courier import log_folder
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from mlflow.tracking import MlflowClient
 
-    from nvembed.recipe import Evaluation, Registration
+    from nvembed.recipe import Registration
 
 logger = logging.getLogger(__name__)
 _NEEDS = ("torch", "transformers", "peft", "safetensors", "numpy", "pandas")
@@ -44,9 +44,9 @@ def register(
         tags: lineage, kept on the version.
 
     Raises:
-        UserError: no tracking server, or a folder of another kind.
+        UserError: no tracking server, or a folder of another kind or that was changed since it was written.
     """
-    manifest = read_manifest(folder, kind="model")
+    manifest = read_manifest(folder, kind="model", verify=True)
     digest = str(manifest.extra["model_digest"])
     found = find_version(registration.name, digest)
     if found is not None:
@@ -56,7 +56,13 @@ def register(
     log_folder(mlflow, run, comparison, "comparison")
     uri, model_id = _log_model(mlflow, run, registration.name, folder, manifest)
     _ensure_registered(mlflow, registration.name)
-    everything = {MODEL_TAG: digest, ADAPTER_TAG: manifest.inputs["adapter"], **_from_environment(), **(tags or {})}
+    everything = {
+        MODEL_TAG: digest,
+        ADAPTER_TAG: manifest.inputs["adapter"],
+        FOLDER_TAG: manifest.content,
+        **_from_environment(),
+        **(tags or {}),
+    }
     table = comparison / "table.md"
     made = mlflow.create_model_version(
         registration.name,
@@ -69,7 +75,7 @@ def register(
     version = find_version(registration.name, digest)
     if version is None or version.version != str(made.version):
         raise RuntimeError(f"MLflow does not show version {made.version} of {registration.name} that was just made")
-    keep_evaluation(version, _key(evaluation), evaluation)
+    keep_evaluation(version, kept_key(evaluation), evaluation)
     version = find_version(registration.name, digest)
     assert version is not None
     return version
@@ -83,14 +89,6 @@ def own_evaluation(results: Sequence[Path], adapter: str) -> Path:
     raise UserError(
         "register_model: none of the evaluations measured this adapter; evaluate it before it is registered"
     )
-
-
-def _key(evaluation: Path) -> str:
-    from nvembed.recipe import Evaluation
-
-    manifest = read_manifest(evaluation, kind="evaluation")
-    section: Evaluation = Evaluation.model_validate(manifest.section)
-    return evaluation_key(section, manifest.inputs["eval_sets"])
 
 
 def _run(mlflow: MlflowClient) -> str:
@@ -125,20 +123,25 @@ def _log_model(mlflow: MlflowClient, run: str, name: str, folder: Path, manifest
             signature=_signature(int(manifest.extra["dim"])),
             input_example=(["Open a file and return its contents."], {"instruction": "Retrieve documentation"}),
             pip_requirements=requirements(),
-            metadata={"model_digest": manifest.extra["model_digest"]},
+            metadata={"model_digest": manifest.extra["model_digest"], "task": "llm/v1/embeddings"},
         )
     return info.model_uri, logged.model_id
 
 
 def _signature(dim: int) -> ModelSignature:
+    """Texts in, vectors out. The last three parameters are fields of OpenAI's embeddings API, see `embedder`."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
+    params = {"instruction": DataType.string, "max_length": DataType.long, "dimensions": DataType.long}
+    params |= dict.fromkeys(("model", "encoding_format", "user"), DataType.string)
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string)]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, dim))]),
-        params=ParamSchema([ParamSpec("instruction", DataType.string, ""), ParamSpec("max_length", DataType.long, 0)]),
+        params=ParamSchema(
+            [ParamSpec(name, kind, "" if kind is DataType.string else 0) for name, kind in params.items()]
+        ),
     )
 
 

@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nvembed.core.artifacts import read_manifest
+from nvembed.core.errors import UserError
 from nvembed.tracking.client import client
+from nvembed.tracking.store import sqlite_file, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 MODEL_TAG = "nvembed.model_digest"
 ADAPTER_TAG = "nvembed.adapter"
+FOLDER_TAG = "nvembed.folder"  # content digest of the model folder, as its manifest had it when it was registered
 EVALUATION_TAG = "nvembed.evaluation."  # + a key of the eval sets; the value is the evaluation folder's content digest
 
 
@@ -50,6 +54,16 @@ def find_version(name: str, digest: str) -> Version | None:
     return next((version for version in _versions(client(), name) if version.digest == digest), None)
 
 
+def named(name: str, number: str) -> Version:
+    """The version with this number. Raises UserError, naming those there are."""
+    versions = list_versions(name)
+    for version in versions:
+        if version.version == number:
+            return version
+    known = ", ".join(version.version for version in versions) or "none"
+    raise UserError(f"model {name!r} has no version {number}; known: {known}")
+
+
 def aliased(name: str, alias: str) -> Version | None:
     """The version that carries an alias."""
     return next((version for version in _versions(client(), name) if alias in version.aliases), None)
@@ -59,6 +73,24 @@ def fetch_model(version: Version, folder: Path | None = None) -> Path:
     """The version's Sentence Transformers folder: in place where artifacts are local files, else in `folder`."""
     artifacts = fetch(version.uri, folder) / "artifacts"
     return next(inner for inner in sorted(artifacts.iterdir()) if (inner / "config.json").is_file())
+
+
+def check_files(version: Version) -> None:
+    """Make sure that a version's files are those that were registered, where they lie on this machine.
+
+    Elsewhere the model checks itself when it is loaded (`embedder`). Raises UserError: gone, or changed.
+    """
+    if FOLDER_TAG not in version.tags or sqlite_file(tracking_uri() or "") is None:
+        return
+    what = f"{version.name} version {version.version}"
+    try:
+        manifest = read_manifest(fetch_model(version), kind="model", verify=True)
+    except UserError as error:
+        raise UserError(f"{what}: {error}; it is not made champion") from error
+    except (OSError, StopIteration) as error:
+        raise UserError(f"{what}: its files are gone from {version.source}; register it again") from error
+    if manifest.content != version.tags[FOLDER_TAG]:
+        raise UserError(f"{what}: its files are not those that were registered; it is not made champion")
 
 
 def fetch(uri: str, folder: Path | None = None) -> Path:

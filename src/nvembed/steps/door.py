@@ -149,6 +149,11 @@ def _check_what_a_mix_measures(recipe: Recipe) -> None:
         raise UserError("data.dev_queries is 0: nothing would be measured on this mix; give some, 50 say")
     if not any(source.task_type == "retrieval" for source in recipe.data.sources.values()):
         raise UserError("data.sources: no source is of task_type retrieval, so there are no dev queries to hold out")
+    if recipe.synthesis.enabled and not any(source.synthesis for source in recipe.data.sources.values()):
+        raise UserError(
+            "synthesis.enabled is true, but no source of the mix stands for what it writes; add one to data.sources: "
+            "{synthetic: {synthesis: true, stages: [1, 2]}}"
+        )
     from nvembed.data.adapters.mix import left_out
 
     read = recipe.data.sources.keys() - left_out(recipe.data).keys()
@@ -161,8 +166,8 @@ def _check_what_a_mix_measures(recipe: Recipe) -> None:
 
 
 def _check_device(recipe: Recipe) -> None:
-    if recipe.resources.device != "cuda":
-        return
+    if recipe.resources.device != "cuda" or recipe.resources.launcher == "trainjob":
+        return  # a job's nodes are other machines than this one
     import torch
 
     if not torch.cuda.is_available():
@@ -178,7 +183,8 @@ def _fits_the_processor(recipe: Recipe) -> bool:
 
     from nvembed.modeling import resolve_precision
 
-    gpu = recipe.resources.device != "cpu" and torch.cuda.is_available()
+    elsewhere = recipe.resources.launcher == "trainjob" and recipe.resources.accelerators > 0
+    gpu = elsewhere or (recipe.resources.device != "cpu" and torch.cuda.is_available())
     return gpu or recipe.model.precision != "auto" or resolve_precision("auto", torch.device("cpu")) == "bfloat16"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from nvembed.core.artifacts import link_tree, output_folder, read_manifest
 from nvembed.recipe import Data, Mining, Model, Resources, Stage, section_from_json
@@ -134,18 +136,28 @@ def train(
     """
     from nvembed.training import train_stage
 
-    section = section_from_json(Stage, stage)
+    section, where = section_from_json(Stage, stage), section_from_json(Resources, resources)
     with task(f"train_{name}", section.model_dump(mode="json"), made=[adapter], after=[dataset]) as run:
         train_stage(
             name,
             section,
             section_from_json(Model, model),
-            section_from_json(Resources, resources),
+            where,
             Path(dataset),
             Path(init) if init else None,
             Path(adapter),
             resume=Path(resume) if resume else None,
             eval_sets=Path(eval_sets) if eval_sets else None,
+            elsewhere=_elsewhere(where),
         )
         run.log_folder(Path(adapter))
         copy_report(Path(adapter), report)
+
+
+def _elsewhere(resources: Resources) -> Callable[[Any], None] | None:
+    """What brings up the nodes that train, where the recipe does not want it done in the task's own pod."""
+    if resources.launcher == "pod":
+        return None
+    from nvembed.cluster.launching import on_nodes
+
+    return partial(on_nodes, resources)

@@ -77,7 +77,9 @@ def compare_models(
     """
     from nvembed import registry, tracking
     from nvembed.evaluation import compare
+    from nvembed.evaluation.headline import challenger_numbers
     from nvembed.evaluation.shards import whole_folders
+    from nvembed.evaluation.verdict import sentence
 
     section = section_from_json(Evaluation, evaluation)
     names = section_from_json(Registration, registration)
@@ -86,21 +88,27 @@ def compare_models(
         machine = section_from_json(Resources, resources)
         champion = registry.champion_results(names, section, machine, Path(eval_sets), measured)
         folders = {name: Path(folder) for name, folder in made.items()}
-        parts = [Path(folder) for folder in results if Path(folder) not in measured]
-        compare(
+        parts = [Path(folder) for folder in results if Path(folder) not in measured]  # of joined shards: what they took
+        compared = compare(
             section,
             names,
             measured,
             Path(comparison),
             champion=champion,
-            contamination=_contamination(section, Path(eval_sets), made),
-            ledger=state_folder("judgements", digest_text(names.name)),
             made=[*folders.values(), *parts],
             run=tracking.pipeline_run_id() or "",
+            contamination=_contamination(section, Path(eval_sets), made),
+            ledger=state_folder("judgements", digest_text(names.name)),
         )
         for folder in measured:
             folders[f"evaluate_{read_manifest(folder).extra['candidate']}"] = folder
         folders["compare_models"] = Path(comparison)
-        tracking.log_headlines(tracking.pipeline_run_id(), folders, eval_sets)
+        tracking.log_headlines(
+            tracking.pipeline_run_id(),
+            folders,
+            eval_sets,
+            first=challenger_numbers(compared),
+            verdict=sentence(compared["verdict"]) if compared["challenger"] else "",
+        )
         run.log_folder(Path(comparison))
         copy_report(Path(comparison), report)

@@ -8,6 +8,7 @@ from pathlib import Path
 from nvembed.core.artifacts import write_file
 from nvembed.core.digests import canonical_json
 from nvembed.recipe import Model, Registration, section_from_json
+from nvembed.steps.locks import registry_lock
 from nvembed.steps.task import task
 
 
@@ -38,6 +39,7 @@ def register_model(
             whole_folders([Path(folder) for folder in results]),
             {name: Path(folder) for name, folder in made.items()},
             run_id=tracking.pipeline_run_id() or "",
+            lock=registry_lock,
         )
         write_file(registered, canonical_json(outcome))
 

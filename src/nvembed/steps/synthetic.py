@@ -47,7 +47,7 @@ def resolved_synthesis(recipe: Recipe, mining: Mining) -> Synthesis:
         return section
     section = with_defaults(section, recipe.data, mining, recipe.resources)
     if section.quality.round_trip.enabled:
-        _check_teacher(section)
+        section = _with_checked_teacher(section, own=recipe.synthesis.quality.round_trip.teacher is not None)
     return section.model_copy(update={"digest": check_synthesis(section) or None})
 
 
@@ -79,13 +79,19 @@ def with_defaults(section: Synthesis, data: Data, mining: Mining, resources: Res
     )
 
 
-def _check_teacher(section: Synthesis) -> None:
-    teacher = section.quality.round_trip.teacher
-    if teacher is None or teacher.kind != "model":
+def _with_checked_teacher(section: Synthesis, *, own: bool) -> Synthesis:
+    """The section with the digest of the round trip's model. `own`: it is not mining's."""
+    from nvembed.mining.teachers import check_teacher
+
+    trip = section.quality.round_trip
+    assert trip.teacher is not None
+    if trip.teacher.kind != "model":
         raise UserError(
-            "synthesis.quality.round_trip: mining.teacher is BM25, which has no vectors; give round_trip.teacher a "
-            "model, or set round_trip.enabled=false"
+            f"synthesis.quality.round_trip: {'its teacher' if own else 'mining.teacher'} is BM25 and has no vectors; "
+            "give synthesis.quality.round_trip.teacher a model, or set synthesis.quality.round_trip.enabled=false"
         )
+    trip = trip.model_copy(update={"teacher": check_teacher(trip.teacher)})
+    return section.model_copy(update={"quality": section.quality.model_copy(update={"round_trip": trip})})
 
 
 class Teacher:

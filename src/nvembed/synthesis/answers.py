@@ -1,8 +1,9 @@
 """What endpoints answered and what it took, kept on disk line by line as it comes: a kill costs no answer.
 
 `answers.jsonl` holds one JSON object a line: `key` (digest of all that decides a request), `text`, `model`, `sent` and
-`answered` (tokens), `cost` (None: prices not known). A line without text is a request that took something and gave
-nothing, as one that timed out.
+`answered` (tokens), `cost` (None: prices not known), `state`. A line without text is a request that took something and
+gave nothing, as one that timed out. A line `under way` is written before a request is sent, with what it will likely
+take: if no line of its key follows, a kill came between, and it counts as spent.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import threading
 from collections.abc import Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 FILE = "answers.jsonl"
+State = Literal["ended", "under way", "took nothing"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Answer:
     sent: int
     answered: int
     cost: float | None
+    state: State = "ended"
 
     @property
     def spent(self) -> Spent:
@@ -59,6 +63,7 @@ class Answers:
         self._file, self._lock = folder / FILE, threading.Lock()
         self._by_key: dict[str, Answer] = {}
         self._lines: list[Answer] = []
+        self._under_way: dict[str, Answer] = {}
         self._read(mend=not look)
 
     def __contains__(self, key: str) -> bool:
@@ -73,8 +78,9 @@ class Answers:
         return self._by_key.get(key)
 
     def spent(self, keys: Container[str]) -> Spent:
-        """What these requests took so far, those that gave nothing included."""
-        return sum((line.spent for line in self._lines if line.key in keys), Spent())
+        """What these requests took so far, those that gave nothing included, and those that a kill ended."""
+        lines = [*self._lines, *self._under_way.values()]
+        return sum((line.spent for line in lines if line.key in keys), Spent())
 
     def add(self, answer: Answer) -> None:
         """Keep a line; it is on disk when this returns."""
@@ -90,7 +96,13 @@ class Answers:
             self._note(answer)
 
     def _note(self, answer: Answer) -> None:
-        self._lines.append(answer)
+        before = self._under_way.pop(answer.key, None)
+        if answer.state == "under way":
+            if before is not None:  # an earlier process was killed while it waited
+                self._lines.append(before)
+            self._under_way[answer.key] = answer
+        elif answer.state == "ended":
+            self._lines.append(answer)
         if answer.text is not None:
             self._by_key[answer.key] = answer
 

@@ -49,6 +49,11 @@ class Budget:
             self.spent += actual
             self._turn.notify_all()
 
+    def wait_settled(self, timeout: float) -> bool:
+        """Wait until nothing is under way, at most so many seconds; whether it is so."""
+        with self._turn:
+            return self._turn.wait_for(lambda: not self._aside.requests, timeout)
+
     def _exceeded(self, total: Spent) -> str | None:
         caps = self._caps
         if caps.max_requests is not None and total.requests > caps.max_requests:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nvembed.data.evalsets import SYNTHETIC
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RETRIEVAL = "synthetic-retrieval"
+RETRIEVAL = f"{SYNTHETIC}-retrieval"
 """The task's name in training rows and eval sets: whatever reports a score by it says that it is synthetic."""
-SOURCE = "synthetic"
 
 
 @dataclass

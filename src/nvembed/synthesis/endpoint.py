@@ -93,6 +93,11 @@ class Endpoint:
         sent, answered = most_tokens(prompt, self._asking.spare_tokens)
         return Spent(1, sent + answered, self.cost(sent, answered) or 0.0)
 
+    def likely(self, prompt: Prompt) -> Spent:
+        """What a request will likely take, and what one took of which nothing came back."""
+        sent, answered = likely_tokens(prompt)
+        return Spent(1, sent + answered, self.cost(sent, answered) or 0.0)
+
     def wait(self, stop: threading.Event) -> None:
         """Wait until the endpoint may be asked again, or `stop` is set."""
         while (left := self._not_before - time.monotonic()) > 0 and not stop.is_set():
@@ -132,20 +137,22 @@ class Endpoint:
     def _send(self, prompt: Prompt, seed: int, *, plain: bool = False) -> Reply:
         import openai
 
-        with_schema = self._schema is not False and not plain
+        with_schema = bool(prompt.schema) and self._schema is not False and not plain
         try:
             made: Any = self._client.chat.completions.create(**self._request(prompt, seed, with_schema))
         except openai.APITimeoutError:
-            raise Trouble("time-out", "retry", spent=self._lost(prompt)) from None
+            raise Trouble("time-out", "retry", spent=self.likely(prompt)) from None
         except openai.APIConnectionError as error:
             why = self._scrub(str(error.__cause__ or error))
             if "peer closed" in why or "incomplete" in why.lower():  # it worked, and the answer broke off on its way
-                raise Trouble("an answer that broke off", "retry", spent=self._lost(prompt)) from None
+                raise Trouble("an answer that broke off", "retry", spent=self.likely(prompt)) from None
             raise Trouble(f"cannot be reached ({why[:120]})", "wait") from None
         except openai.APIStatusError as error:
             raise self._status(error, with_schema) from None
         except (openai.OpenAIError, ValueError) as error:  # a body that is no JSON
-            raise Trouble(f"an unreadable answer ({type(error).__name__})", "retry", spent=self._lost(prompt)) from None
+            raise Trouble(
+                f"an unreadable answer ({type(error).__name__})", "retry", spent=self.likely(prompt)
+            ) from None
         if with_schema:
             self._schema = True
         return self._reply(made, prompt)
@@ -168,7 +175,7 @@ class Endpoint:
         try:
             text = made.choices[0].message.content or ""
         except (AttributeError, IndexError, TypeError):
-            raise Trouble("an answer without a message", "retry", spent=self._lost(prompt)) from None
+            raise Trouble("an answer without a message", "retry", spent=self.likely(prompt)) from None
         usage = getattr(made, "usage", None)
         likely_sent, _ = likely_tokens(prompt)
         sent = getattr(usage, "prompt_tokens", None) or likely_sent
@@ -197,7 +204,7 @@ class Endpoint:
             pause = retry_after(error.response.headers)
             return Trouble("rate limit" if status == 429 else f"status {status}", "wait", pause=pause)
         if _TOO_LONG.search(f"{error.code} {said}"):
-            return Trouble("longer than the model's context", "refused")
+            return Trouble("longer than the model's context; lower synthesis.passages.words", "refused")
         if with_schema and self._schema is None:
             return _SchemaRefused()
         with self._lock:
@@ -217,11 +224,6 @@ class Endpoint:
         except (openai.OpenAIError, ValueError, AttributeError, TypeError):
             return ""
         return f"; it serves {self._scrub(', '.join(names[:8]))}" if names else ""
-
-    def _lost(self, prompt: Prompt) -> Spent:
-        """What a request took of which nothing came back: it was worked on, and may be charged for."""
-        sent, answered = likely_tokens(prompt)
-        return Spent(1, sent + answered, self.cost(sent, answered) or 0.0)
 
     def _scrub(self, text: str) -> str:
         return text if self._key == _NO_KEY else text.replace(self._key, "[key]")

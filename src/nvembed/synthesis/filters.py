@@ -95,7 +95,7 @@ def refuse_languages(candidates: Sequence[Candidate]) -> None:
     UserError where py3langid is not installed.
     """
     waiting = open_candidates(candidates)
-    identify = _identifier() if waiting else None
+    identify = language_identifier() if waiting else None
     for candidate in waiting:
         assert identify is not None
         letters = len(_LETTER.findall(candidate.query))
@@ -110,7 +110,8 @@ def _same_language(one: str, other: str) -> bool:
 
 
 @cache
-def _identifier() -> Callable[[str], tuple[str, float]]:
+def language_identifier() -> Callable[[str], tuple[str, float]]:
+    """Tells a text's language (ISO 639-1) and how sure that is. Raises UserError where py3langid is not installed."""
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:

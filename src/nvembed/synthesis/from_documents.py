@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from nvembed.core.digests import digest_text
 from nvembed.synthesis.answers import Answer
-from nvembed.synthesis.asking import Request, make_request
+from nvembed.synthesis.asking import Request, drawn, make_request
 from nvembed.synthesis.candidate import RETRIEVAL, Candidate
 from nvembed.synthesis.documents import Passage
-from nvembed.synthesis.parsing import parse_object, texts_in
-from nvembed.synthesis.prompts import VERSION, Wish, document_prompt
+from nvembed.synthesis.parsing import bare_lines, parse_object, texts_in
+from nvembed.synthesis.prompts import LINES_VERSION, VERSION, Wish, bare_prompt, document_prompt
 
 if TYPE_CHECKING:
     from nvembed.recipe import Synthesis
@@ -30,8 +30,14 @@ def chosen_passages(passages: Sequence[Passage], section: Synthesis) -> list[Pas
 
 def passage_request(section: Synthesis, passage: Passage, turn: int = 0) -> Request:
     """What is asked of a passage; `turn` counts second tries."""
-    prompt = document_prompt(passage.text, wishes_of(section, passage), section.queries.hard_negatives)
-    return make_request(section, f"passage/{passage.id}/{turn}", prompt)
+    name, wishes = f"passage/{passage.id}/{turn}", wishes_of(section, passage)
+    if _in_lines(section, drawn(section, name)[1]):
+        return make_request(section, name, bare_prompt(passage.text, wishes))
+    return make_request(section, name, document_prompt(passage.text, wishes, section.queries.hard_negatives))
+
+
+def _in_lines(section: Synthesis, endpoint: int) -> bool:
+    return section.endpoints[endpoint].answers == "lines"
 
 
 def wishes_of(section: Synthesis, passage: Passage) -> list[Wish]:
@@ -53,8 +59,10 @@ def read_passage_answer(
     section: Synthesis, passage: Passage, split: str, request: Request, answer: Answer
 ) -> list[Candidate]:
     """The queries of an answer, in order, at most as many as were asked for; none if it cannot be used."""
+    in_lines = _in_lines(section, request.endpoint)
     found = parse_object(answer.text or "") or {}
-    items = found.get("queries", [found])
+    bare = in_lines and not {"query", "queries"} & found.keys()  # some answer in JSON unasked
+    items = bare_lines(answer.text or "") if bare else found.get("queries", [found])
     candidates = []
     for wish, item in zip(wishes_of(section, passage), items if isinstance(items, list) else [], strict=False):
         query = item.get("query") if isinstance(item, dict) else item
@@ -74,7 +82,7 @@ def read_passage_answer(
                 length=wish.length,
                 language=wish.language,
                 model=answer.model,
-                prompt=VERSION,
+                prompt=LINES_VERSION if in_lines else VERSION,
                 seed=request.seed,
                 request=request.key,
                 passage=passage.id,

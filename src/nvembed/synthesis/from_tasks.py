@@ -9,10 +9,11 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from nvembed.core.digests import digest_text
+from nvembed.data.evalsets import SYNTHETIC
 from nvembed.data.overlap import plain_words
 from nvembed.synthesis.answers import Answer
 from nvembed.synthesis.asking import Request, make_request
-from nvembed.synthesis.candidate import SOURCE, Candidate
+from nvembed.synthesis.candidate import Candidate
 from nvembed.synthesis.from_documents import pick
 from nvembed.synthesis.parsing import parse_object, texts_in
 from nvembed.synthesis.prompts import STS_TASK, VERSION, brainstorm_prompt, write_prompt
@@ -96,7 +97,7 @@ def read_example(task: Task, language: str, request: Request, answer: Answer) ->
             positive=positive.strip(),
             negatives=tuple(texts_in(found.get("hard_negatives", []))),
             split="train",
-            task=f"{SOURCE}-{task.kind}",
+            task=f"{SYNTHETIC}-{task.kind}",
             task_type="sts" if task.kind == "sts" else "retrieval",
             instruction=task.sentence,
             kind=task.kind,

@@ -8,6 +8,8 @@ from typing import Any
 
 _DECODER = json.JSONDecoder(strict=False)  # line ends inside strings are common and do no harm
 _SPARE_COMMA = re.compile(r",(\s*[}\]])")
+_MARK = re.compile(r"^(\d+[.)]|[-*•])\s+|^(question|query|keywords)\s*\d*\s*:\s*", re.I)
+_QUOTES = "\"'“”„`"
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 
 
@@ -74,6 +76,20 @@ def _closed(text: str) -> list[str]:
     least = min((len(closers) for _, closers in ends), default=0)
     whole = [(place, closers) for place, closers in ends if len(closers) == least]
     return [text[:place] + closers for place, closers in whole[-1:]]
+
+
+def bare_lines(text: str) -> list[str]:
+    """The lines of a bare answer without numbers, quotes and fences; what only leads to the next line is left out."""
+    found = []
+    for line in _THOUGHTS.sub("", text).splitlines():
+        line = line.replace("**", "").strip()
+        while mark := _MARK.match(line):
+            line = line[mark.end() :]
+        if len(line) > 1 and line[0] in _QUOTES and line[-1] in _QUOTES:
+            line = line[1:-1].strip()
+        if line and not line.endswith(":"):
+            found.append(line)
+    return found
 
 
 def texts_in(value: Any) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 VERSION = "2"
+LINES_VERSION = "lines-1"
 OPEN, CLOSE = "<<<", ">>>"
 _BYTES_A_TOKEN = 4
 _FEWEST_BYTES_A_TOKEN = 2  # no usual tokenizer takes fewer over a whole prompt
@@ -33,6 +34,13 @@ _KINDS = {
     "claim": "a claim that the passage confirms",
     "how-to": "a request for how to do something",
 }
+_BARE = {
+    "question": "question that can be answered by the text above",
+    "keywords": "line of keywords with which the text above would be searched for",
+    "description": "sentence about a problem that the text above solves",
+    "claim": "claim that the text above confirms",
+    "how-to": "question that begins with 'How to' and is answered by the text above",
+}
 _LENGTHS = {"short": "3 to 6 words", "medium": "7 to 14 words", "long": "15 to 35 words"}
 
 
@@ -50,7 +58,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Messages, the JSON schema of the answer, and tokens: likely ones of the answer, and the most it may have."""
+    """Messages, the JSON schema of the answer, and tokens: likely ones of the answer, and the most it may have.
+
+    An empty schema: the answer is bare text.
+    """
 
     messages: tuple[tuple[str, str], ...]
     schema: Mapping[str, Any]
@@ -98,6 +109,20 @@ def document_prompt(passage: str, wishes: Sequence[Wish], negatives: int) -> Pro
     item = _object(query=_STRING, hard_negatives=_array(_STRING))
     expected = len(wishes) * (30 + 110 * negatives) + 20
     return _prompt(text, _object(queries=_array(item)), expected)
+
+
+def bare_prompt(passage: str, wishes: Sequence[Wish]) -> Prompt:
+    """The same in words that a model of some hundred million parameters can follow, for bare queries, one a line.
+
+    The passage comes first and a single plain sentence last, and no length is asked for: of longer instructions, of
+    worked examples and of JSON such a model repeats words in place of a query.
+    """
+    asked = [
+        f"one {_BARE[wish.kind]}" + ("" if wish.language == "en" else f", in {language_name(wish.language)}")
+        for wish in wishes
+    ]
+    wanted = asked[0] if len(asked) == 1 else f"{len(asked)} lines: {'; '.join(asked)}"
+    return Prompt((("user", f"{passage}\n\nWrite {wanted}."),), {}, 20 * len(wishes), 50 * len(wishes))
 
 
 _TASKS = {

@@ -9,17 +9,21 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
-from nvembed.core.artifacts import write_file
 from nvembed.data.document import Document
 from nvembed.data.near_copies import words_of
 from nvembed.synthesis.answers import Spent
 from nvembed.synthesis.candidate import Candidate
+from nvembed.synthesis.held_out import LEFT_OUT
 
 if TYPE_CHECKING:
     from nvembed.recipe import Synthesis
 
 _ACCEPTED_SHOWN, _REFUSED_SHOWN = 6, 3
 _CHARACTERS = 500
+_PASSAGES = {
+    **{split: f"for {split}" for split in ("train", "dev", "test")},
+    LEFT_OUT: "left out, since they share words with held-out ones",
+}
 _GOOD, _BAD = "#4477aa", "#ee6677"  # Tol's bright scheme
 
 
@@ -74,8 +78,7 @@ def write_report(folder: Path, section: Synthesis, findings: Findings) -> None:
     _say_outcomes(document, section, findings)
     _say_kinds(document, findings)
     _show(document, findings)
-    write_file(folder / "report.md", document.markdown())
-    write_file(folder / "report.html", document.html())
+    document.write(folder)
 
 
 def _say_cost(document: Document, section: Synthesis, findings: Findings) -> None:
@@ -84,7 +87,11 @@ def _say_cost(document: Document, section: Synthesis, findings: Findings) -> Non
     money = f"{spent.cost:.4f}" if findings.priced else "prices not given"
     document.table(
         ["what", "number"],
-        [["requests", spent.requests], ["tokens, sent and answered", spent.tokens], ["cost", money]],
+        [
+            ["requests that were worked on, second tries included", spent.requests],
+            ["tokens, sent and answered", spent.tokens],
+            ["cost", money],
+        ],
     )
     document.table(
         ["endpoint", "model", "examples accepted"],
@@ -121,7 +128,7 @@ def _say_outcomes(document: Document, section: Synthesis, findings: Findings) ->
     if findings.not_judged:
         document.paragraph(f"{findings.not_judged} examples got no usable judgement and stayed.")
     document.heading("Passages")
-    named = {f"for {split}": number for split, number in findings.passages.items()}
+    named = {_PASSAGES[split]: number for split, number in findings.passages.items()}
     document.table(["passages", "number"], list({**named, **findings.skipped}.items()))
 
 

@@ -21,6 +21,7 @@ from nvembed.synthesis.documents import Documents, Passage, read_documents
 from nvembed.synthesis.filters import (
     Embed,
     clean_negatives,
+    language_identifier,
     measure_leakage,
     refuse_duplicates,
     refuse_languages,
@@ -61,6 +62,8 @@ def check_synthesis(section: Synthesis) -> str:
         raise UserError(
             f"synthesis: package {error.name} is not installed; pip install 'nvembed[synthesis]'"
         ) from error
+    if section.quality.language:
+        language_identifier()
     return _material(section).documents.digest
 
 
@@ -198,7 +201,9 @@ def _splits_or_refuse(section: Synthesis, findings: Findings) -> list[str]:
         "; ".join(missing) if counts["train"] else f"none of {findings.requests} requests gave an example to train on"
     )
     budget = f"; the run stopped at its budget, {findings.stopped}" if findings.stopped else ""
+    mend = ["raise the budget"] if findings.stopped else []
+    mend += ["lower synthesis.held_out.min_queries"] if counts["train"] else []
     raise UserError(
         f"synthesis: {said}{budget} ({findings.reasons()}); the report is {folder / 'report.html'}; answers are kept: "
-        "raise the budget, lower synthesis.held_out.min_queries or mend what it shows, and start again"
+        f"{' or '.join([*mend, 'mend what it shows'])}, and start again"
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nvembed.core.artifacts import write_file, write_manifest
-from nvembed.data.evalsets import write_retrieval
+from nvembed.data.evalsets import SYNTHETIC, write_retrieval
 from nvembed.data.example import Example, Pair
 from nvembed.data.store import write_corpus, write_examples, write_table
-from nvembed.synthesis.candidate import RETRIEVAL, SOURCE, Candidate, candidate_schema
+from nvembed.synthesis.candidate import RETRIEVAL, Candidate, candidate_schema
 from nvembed.synthesis.report import Findings, write_report
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _example(one: Candidate, license: str) -> Example:
         positive=one.positive,
         negatives=one.negatives,
         instruction=one.instruction,
-        source=SOURCE,
+        source=SYNTHETIC,
         license=license,
     )
 
@@ -88,8 +88,8 @@ def _write_manifests(
     headline = {
         "data.train_examples": float(counts["train_examples"]),
         "data.train_pairs": float(counts.get("train_retrieval", 0)),
-        "data.dev_queries": float(counts.get(f"dev_{RETRIEVAL}_queries", 0)),
-        "data.test_queries": float(counts.get(f"test_{RETRIEVAL}_queries", 0)),
+        "data.synthetic_dev_queries": float(counts.get(f"dev_{RETRIEVAL}_queries", 0)),
+        "data.synthetic_test_queries": float(counts.get(f"test_{RETRIEVAL}_queries", 0)),
         "data.synthetic_accepted": float(len(findings.accepted)),
         "data.synthetic_refused": float(refused),
         "data.synthetic_tokens": float(findings.spent.tokens),
@@ -110,7 +110,7 @@ def _write_manifests(
             section=section.model_dump(mode="json"),
             inputs={"documents": digest} if digest else {},
             counts=counts,
-            licenses={SOURCE: license},
+            licenses={SYNTHETIC: license},
             headline=headline if kind == "dataset" else {},
             extra={"synthesis": about},
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nvembed.core.digests import digest_json
 from nvembed.core.errors import UserError
-from nvembed.tracking.store import artifact_location, sqlite_file, tracking_uri
+from nvembed.tracking.store import URI, artifact_location, shown, sqlite_file, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -56,6 +57,45 @@ def client() -> MlflowClient:
     if (file := sqlite_file(uri)) is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+
+@contextmanager
+def plain_errors(kept: str = "") -> Iterator[None]:
+    """Within this, a store that went away, or takes nothing from us, is a UserError in one line.
+
+    `kept` says what of the work is not lost.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = why_unusable(error)
+        if reason is None:
+            raise
+        uri = shown(tracking_uri() or "")
+        raise UserError(f"{URI}={uri}: {reason}; mend that and start again{f' ({kept})' if kept else ''}") from error
+
+
+def why_unusable(error: BaseException) -> str | None:
+    """What is wrong with the store, if that is what an error from it is about; None for any other error."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    text = str(error)
+    if any(words in text.lower() for words in ("readonly database", "read-only", "read only")):
+        return "it is read-only"
+    if isinstance(error, RequestException):
+        return "it no longer answers"
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: no right to write there"
+    if not isinstance(error, MlflowException):
+        return None
+    if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED") or "code 403" in text:
+        return "it refuses to be changed by us (403); ask for the right to write"
+    if (text.startswith("API request to") and ("failed with" in text)) or error.error_code == "TEMPORARILY_UNAVAILABLE":
+        return "it no longer answers"
+    return None
 
 
 def experiment_id(mlflow: MlflowClient) -> str:

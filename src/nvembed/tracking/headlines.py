@@ -16,22 +16,41 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _DATASETS = {"dataset": "train", "mined": "mined", "eval": "eval"}  # kind of folder → name on the run's page
+VERDICT = "nvembed.verdict"
 _NOTE = "mlflow.note.content"
 
 
 def headline_metrics(manifests: Mapping[str, Manifest]) -> dict[str, float]:
-    """All headlines by name; a name that two tasks use becomes `task/name` for both. What is no number is left out."""
+    """All headlines by name, `eval.base.test` as `eval/base.test`; what is no number is left out.
+
+    A name that two tasks use becomes `task/name` for both. MLflow's pages gather what stands before the slash.
+    """
     uses = Counter(name for manifest in manifests.values() for name in manifest.headline)
     return {
-        f"{task}/{name}" if uses[name] > 1 else name: value
+        f"{task}/{name}" if uses[name] > 1 else grouped(name): value
         for task, manifest in manifests.items()
         for name, value in manifest.headline.items()
         if math.isfinite(value)
     }
 
 
-def log_headlines(run_id: str | None, folders: Mapping[str, Path | str], eval_sets: Path | str | None = None) -> None:
+def grouped(name: str) -> str:
+    """`data.train_examples` as `data/train_examples`: one group for what a task measures."""
+    return name if "/" in name else name.replace(".", "/", 1)
+
+
+def log_headlines(
+    run_id: str | None,
+    folders: Mapping[str, Path | str],
+    eval_sets: Path | str | None = None,
+    *,
+    first: Mapping[str, float] | None = None,
+    verdict: str = "",
+) -> None:
     """Copy each folder's headline numbers to the pipeline's run, and link the task run that made it.
+
+    `first` are the numbers that runs are compared by, `verdict` a sentence for the tag `nvembed.verdict`. MLflow's page
+    that compares runs opens with the first metric by name, so those of `first` begin with `challenger`.
 
     A folder served from cache was made under an earlier pipeline run: its numbers are shown all the same, and the tag
     `nvembed.task.<task>` leads to the run that measured them. Datasets, comparison pictures and the table of scores go
@@ -48,8 +67,10 @@ def log_headlines(run_id: str | None, folders: Mapping[str, Path | str], eval_se
 
     mlflow, now = client(), int(time.time() * 1000)
     manifests = {task: read_manifest(folder) for task, folder in folders.items() if (Path(folder) / MANIFEST).is_file()}
-    metrics = [Metric(metric_name(name), value, now, 0) for name, value in headline_metrics(manifests).items()]
-    tags = [RunTag(f"nvembed.task.{task}", m.tracking_run_id) for task, m in manifests.items() if m.tracking_run_id]
+    numbers = headline_metrics(manifests) | {grouped(n): v for n, v in (first or {}).items() if math.isfinite(v)}
+    metrics = [Metric(metric_name(name), value, now, 0) for name, value in numbers.items()]
+    tags = [RunTag(VERDICT, verdict[:5000])] if verdict else []
+    tags += [RunTag(f"nvembed.task.{task}", m.tracking_run_id) for task, m in manifests.items() if m.tracking_run_id]
     for task, manifest in manifests.items():
         if manifest.kind == "comparison":
             log_folder(mlflow, parent, Path(folders[task]), "comparison")

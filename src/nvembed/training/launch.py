@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from typing import IO
 
 from nvembed.core import lifeline
 from nvembed.core.errors import UserError
@@ -18,6 +18,7 @@ from nvembed.training.job import read_error, reserve_error
 
 GRACE = 60  # seconds for the ranks to end their step and write a checkpoint
 WORKER = "nvembed.training.worker"
+_TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
 
 def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Path) -> None:
@@ -35,23 +36,10 @@ def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Pa
         RuntimeError: the ranks failed; the message ends with the log's last lines.
     """
     reserve_error(job.parent)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", WORKER, str(job)]
-    with log.open("ab") as stream, _sigterm_raises():
+    command = [*_TORCHRUN, "--standalone", f"--nproc-per-node={processes}", "-m", WORKER, str(job)]
+    with log.open("ab") as stream:
         start = stream.tell()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=_environment(device, threads),
-            start_new_session=True,
-        )
-        try:
-            code = process.wait()
-        except BaseException:
-            _end(process)
-            raise
+        code = _wait(command, _environment(device, threads), stream)
     if code == 0:
         return
     if told := read_error(job.parent):
@@ -64,6 +52,38 @@ def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Pa
     raise RuntimeError(f"training ended with exit code {code}{why}; log: {log}\n" + "\n".join(lines[-30:]))
 
 
+def run_node_workers(job: Path, *, device: str, threads: int) -> int:
+    """Run this node's ranks of a job that goes over several nodes; torchrun's exit code.
+
+    How many nodes and ranks there are and where they meet is in the environment (PET_NNODES, PET_NPROC_PER_NODE,
+    PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT), as Kubeflow Trainer and torchrun agreed. What the ranks say goes
+    to our own output, each line behind its rank.
+    """
+    with tempfile.TemporaryDirectory(prefix="torchrun-") as logs:
+        command = [*_TORCHRUN, "--tee=3", f"--log-dir={logs}", "-m", WORKER, str(job)]
+        environment = _environment(device, threads, one_machine=False)
+        environment["TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"] = "[rank ${rank}] "
+        return _wait(command, environment, None)
+
+
+def _wait(command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None) -> int:
+    """Run a command to its end; whatever ends us ends it first."""
+    with lifeline.sigterm_raises():
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            return process.wait()
+        except BaseException:
+            _end(process)
+            raise
+
+
 def cpu_cores() -> int:
     """Cores that this process may use: by affinity, and by a container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -73,7 +93,7 @@ def cpu_cores() -> int:
     return cores
 
 
-def _environment(device: str, threads: int) -> dict[str, str]:
+def _environment(device: str, threads: int, *, one_machine: bool = True) -> dict[str, str]:
     """Ours, with the ranks tied to this process and their threads counted out."""
     environment = dict(os.environ)
     environment[lifeline.ENVIRONMENT] = lifeline.process_identity(os.getpid()) or f"{os.getpid()}:"
@@ -86,7 +106,8 @@ def _environment(device: str, threads: int) -> dict[str, str]:
     environment.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
     if device == "cpu":
         environment["DS_ACCELERATOR"] = "cpu"
-        if sys.platform == "linux":  # a machine whose own name does not resolve must not stop its ranks from meeting
+        if one_machine and sys.platform == "linux":
+            # a machine whose own name does not resolve must not stop its ranks from meeting
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return environment
 
@@ -102,21 +123,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=patience)
             return
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Make the first SIGTERM an exception here, so that the ranks are ended in order. Only a main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # the end has begun
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,9 @@ from nvembed.training.dev_check import SCORE, decides
 from nvembed.training.examples import stage_rows, told
 from nvembed.training.history import METRICS, Record, mean, read_history, tell
 from nvembed.training.job import Job
-from nvembed.training.launch import cpu_cores, run_workers
+from nvembed.training.launch import run_workers
+from nvembed.training.nodes import Elsewhere, train_elsewhere
+from nvembed.training.places import check_ranks, device_here, threads_of
 from nvembed.training.result import RESULT, TRAINABLE, read_result
 from nvembed.training.settings import check_settings, settle
 
@@ -47,6 +50,7 @@ def train_stage(
     *,
     resume: Path | None = None,
     eval_sets: Path | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Train one stage and write its adapter folder.
 
@@ -60,6 +64,7 @@ def train_stage(
         out: the adapter folder to write, whole or not at all.
         resume: a checkpoint to go on from; None: the newest one of this very stage, if there is one.
         eval_sets: the `eval` folder whose dev split `stage.dev_check` looks at; without it there are no checks.
+        elsewhere: brings up the nodes that train, and waits for them; None: the ranks run on this machine.
 
     Raises:
         UserError: too few examples, a missing or changed folder, an adapter or checkpoint of something else, no GPU
@@ -81,37 +86,39 @@ def train_stage(
     checked = _check_eval_sets(name, stage, eval_sets)
     if checked and decides(stage.dev_check):  # checks that only watch change nothing of what comes out
         made_by["eval_sets"] = checked
-    device = _device(stage, resources)
+    check_ranks(stage, resources)
+    device = resources.device if elsewhere else device_here(resources)
     if resume is not None:
         check_made_by(read_checkpoint(resume), made_by)
     state = state_folder("training", digest_json(made_by))
     if read_result(state) is None:
-        threads = resources.threads or max(1, cpu_cores() // resources.processes)
-        settled, _ = settle(name, stage, model, resources, device, dataset)
         job = Job(
             name=name,
-            stage=settled,
-            model=sections["model"],
+            **sections,
             dataset=str(dataset.resolve()),
             init=str(init.resolve()) if init else None,
             state=str(state.resolve()),
             resume=str(resume.resolve()) if resume else None,
             made_by=made_by,
             device=device,
-            threads=threads,
+            threads=threads_of(resources),
             eval_sets=str(eval_sets.resolve()) if checked and eval_sets else None,
             without=without,
             peak_tflops=resources.peak_tflops,
         )
         with tell_full_disk(state):
-            job.write(state / "job.json")
-            run_workers(
-                state / "job.json",
-                device=device,
-                processes=resources.processes,
-                threads=threads,
-                log=state / "worker.log",
-            )
+            if elsewhere:
+                train_elsewhere(job, resources, elsewhere)
+            else:
+                settled, _ = settle(name, stage, model, resources, device, dataset)
+                replace(job, stage=settled).write(state / "job.json")
+                run_workers(
+                    state / "job.json",
+                    device=device,
+                    processes=resources.processes,
+                    threads=job.threads,
+                    log=state / "worker.log",
+                )
     else:
         note(f"{name} was trained before; its result is taken from {state}")
         tell(read_history(state / METRICS), stage.log_steps)
@@ -250,22 +257,3 @@ def _check_model(model: Model) -> str:
 
     check_section(model)
     return backbone_digest(model)
-
-
-def _device(stage: Stage, resources: Resources) -> str:
-    """`cpu` or `cuda`. Raises UserError for what this machine or this batch cannot do."""
-    import torch
-
-    if resources.nodes > 1:
-        raise UserError(f"resources.nodes is {resources.nodes}: one machine trains here; submit the run to a cluster")
-    if resources.processes > stage.batch_size:
-        raise UserError(
-            f"resources.processes is {resources.processes}, above batch_size {stage.batch_size}; lower one of them"
-        )
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if resources.device == "cuda" and gpus == 0:
-        raise UserError("resources.device is cuda, but this machine has no usable GPU; set it to auto or cpu")
-    device = "cpu" if resources.device == "cpu" or gpus == 0 else "cuda"
-    if device == "cuda" and resources.processes > gpus:
-        raise UserError(f"resources.processes is {resources.processes}, but this machine has {gpus} GPUs; lower it")
-    return device

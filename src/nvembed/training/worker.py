@@ -82,6 +82,7 @@ def _train(job: Job, state: Path) -> int:
     stage = section(job.stage)
     engines.load_deepspeed(job.device)
     rank, world, device = engines.join_ranks(job.device)
+    logger.info("rank %d of %d, on %s", rank, world, device)
     if _agree(lambda: read_result(state), rank, world):
         return 0  # another run finished this very stage while we waited for its lock
     checkpoint = _agree(lambda: _find_checkpoint(job, state), rank, world)

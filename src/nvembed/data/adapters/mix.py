@@ -64,7 +64,7 @@ def open_mix(data: Data) -> list[SourceReader]:
         note(said)
     for name, reason in out.items():
         if data.sources[name].synthesis:
-            note(f"source {name} is left out: {reason}")
+            note(f"source {name} is not read: {reason}")
     return [SourceReader(name, source, data) for name, source in sorted(data.sources.items()) if name not in out]
 
 
@@ -76,7 +76,7 @@ def left_out(data: Data) -> dict[str, str]:
     }
     for name, source in data.sources.items():
         if source.synthesis:
-            reasons.setdefault(name, "it is made by the synthesis section, which is off")
+            reasons.setdefault(name, "the synthesis section writes it, where that is on")
     return dict(sorted(reasons.items()))
 
 
