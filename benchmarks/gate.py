@@ -7,7 +7,7 @@ of its own. In the first 1,000 trials of a kind both are equally good, and every
 most the stated share may. In the next 1,000 the new one is better by a planted gain, set on a large sample: the stated
 share of them must pass. Each trial goes through `resample`, `differences` and `judge`, as `compare` does. Every kind
 of task is the gate's own once, without guards (the hardest case: nothing else can stop a model), and a whole gate as
-the recipes have it is tried too. A quarter of an hour on two cores.
+the recipes have it is tried too. Half an hour on two busy cores.
 """
 
 from __future__ import annotations
