@@ -91,8 +91,9 @@ def _draw_gains(
     axes.set_xlim(low - (0.4 if low < -0.5 * room else 0.06) * room, high + 0.3 * room)
     axes.axvline(0, color=INK, linewidth=1, zorder=1)
     gate = content["verdict"]["gate"]
+    averaged = task != gate["task"] and task in content["primary"]["tasks"]  # judged with others, not alone
     bound = gate["min_gain"] if task == gate["task"] else -gate["guard_margin"]
-    if bound:
+    if bound and not averaged:
         axes.axvline(bound, color=BOUND, linewidth=1.1, linestyle=(0, (3, 2)), zorder=1)
     for place, name in enumerate(gainers):
         row = _gain(content, name, task)

@@ -150,8 +150,8 @@ def in_words(gate_task: str) -> str:
 
 def listed(names: Sequence[str], most: int = 3) -> str:
     """A few of many names."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    shown = [*names[:most], *([f"{len(names) - most} more"] if len(names) > most else [])]
+    return " and ".join([part for part in (", ".join(shown[:-1]), shown[-1]) if part])
 
 
 def name_of(candidate: str) -> str:
