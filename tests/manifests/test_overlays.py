@@ -14,6 +14,8 @@ import pytest
 import yaml
 from manifest_files import FOLDER, NEWEST, OVERLAYS, ROOT, built, check, containers, named, pod_of, pods, title
 
+from nvembed.cluster import checks, reaping
+
 RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 # What an operator makes by hand; docs/cluster.md has a command for each.
 SECRETS = {"mlflow-database", "mlflow-server", "mlflow-accounts", "mlflow-artifacts", "nvembed-tracking"}
@@ -132,8 +134,6 @@ def allowed(role: dict[str, Any]) -> set[tuple[str, str, str, str]]:
 
 @overlays
 def test_the_roles_allow_what_the_code_asks_for(overlay: str) -> None:
-    checks = pytest.importorskip("nvembed.cluster.checks")
-    reaping = pytest.importorskip("nvembed.cluster.reaping")
     assert set(checks.RIGHTS) <= allowed(named(built(overlay), "Role", "nvembed"))
     assert set(reaping.RIGHTS) == allowed(named(built(overlay), "Role", "nvembed-reaper"))
 

@@ -25,9 +25,7 @@ import pytest
 from manifest_files import FOLDER, built, documents, named, pod_of
 from mlflow_service import CLUSTER_DNS, Server, World, free_port, postgres, status
 
-from nvembed.core.artifacts import read_manifest
 from nvembed.modeling import NVEmbedModel
-from nvembed.registry.delivery import FOLDER_TAG
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 SERVICE = "http://mlflow.nvembed.svc.cluster.local:5000"
@@ -325,7 +323,6 @@ def test_the_champion_is_served_and_no_other_files_are(tracked: Tracked, finishe
     mlflow = tracked.ask()
     (version,) = mlflow.search_model_versions("name = 'nvembed-tiny'")
     (made,) = finished.glob("state/models/*/nvembed-tiny")
-    mlflow.set_model_version_tag("nvembed-tiny", version.version, FOLDER_TAG, read_manifest(made).content)
     mlflow.set_registered_model_alias("nvembed-tiny", "champion", version.version)
     (service,) = documents(FOLDER / "optional" / "kserve" / "champion.yaml")
     (fetch,), (serve,) = service["spec"]["predictor"]["initContainers"], service["spec"]["predictor"]["containers"]

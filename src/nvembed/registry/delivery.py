@@ -16,10 +16,9 @@ from pathlib import Path
 
 from nvembed.core.artifacts import read_manifest
 from nvembed.core.errors import UserError
-from nvembed.registry.versions import Version, aliased, fetch_model
+from nvembed.registry.versions import FOLDER_TAG, Version, aliased, fetch_model
 
 logger = logging.getLogger(__name__)
-FOLDER_TAG = "nvembed.folder"  # content digest of the model folder, recorded when the version was registered
 
 
 def deliver(name: str, alias: str, folder: Path) -> Version:
