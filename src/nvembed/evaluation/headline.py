@@ -9,7 +9,7 @@ from nvembed.evaluation.verdict import gate_difference
 
 
 def challenger_numbers(content: Mapping[str, Any]) -> dict[str, float]:
-    """What became of the trained model, of `comparison.json`'s content, the gain first; empty where nothing was trained.
+    """What became of the trained model, of `comparison.json`'s content, the gain first; empty if nothing was trained.
 
     `challenger.gain`, `.gain_low` and `.gain_high` (over the one to beat, on what the gate asks for), `.passed` (1 or
     0), and `.score_<task>` for each task of the primary split.
