@@ -23,6 +23,7 @@ def test_the_gain_is_that_over_the_one_to_beat_on_what_the_gate_asks_for() -> No
     expected = {"gain": 0.04, "gain_low": 0.01, "gain_high": 0.07, "score_retrieval": 0.6, "score_sts": 0.7}
     named = {f"challenger.{name}": value for name, value in expected.items()}
     assert challenger_numbers(_content("champion", True)) == {**named, "challenger.passed": 1.0}
+    assert next(iter(challenger_numbers(_content("base", False)))) == "challenger.gain"
     assert challenger_numbers(_content("base", False)) == {**named, "challenger.passed": 0.0}
 
 

@@ -50,7 +50,7 @@ def log_headlines(
     """Copy each folder's headline numbers to the pipeline's run, and link the task run that made it.
 
     `first` are the numbers that runs are compared by, `verdict` a sentence for the tag `nvembed.verdict`. MLflow's page
-    that compares runs opens with the first metric by name, so those of `first` begin with `challenger`.
+    that compares runs draws the metric that was logged first, so the first of `first` goes before all others.
 
     A folder served from cache was made under an earlier pipeline run: its numbers are shown all the same, and the tag
     `nvembed.task.<task>` leads to the run that measured them. Datasets, comparison pictures and the table of scores go
@@ -67,7 +67,10 @@ def log_headlines(
 
     mlflow, now = client(), int(time.time() * 1000)
     manifests = {task: read_manifest(folder) for task, folder in folders.items() if (Path(folder) / MANIFEST).is_file()}
-    numbers = headline_metrics(manifests) | {grouped(n): v for n, v in (first or {}).items() if math.isfinite(v)}
+    compared = {grouped(name): value for name, value in (first or {}).items() if math.isfinite(value)}
+    for name, value in compared.items():
+        mlflow.log_metric(parent, metric_name(name), value, now, 0)
+    numbers = {name: value for name, value in headline_metrics(manifests).items() if name not in compared}
     metrics = [Metric(metric_name(name), value, now, 0) for name, value in numbers.items()]
     tags = [RunTag(VERDICT, verdict[:5000])] if verdict else []
     tags += [RunTag(f"nvembed.task.{task}", m.tracking_run_id) for task, m in manifests.items() if m.tracking_run_id]
