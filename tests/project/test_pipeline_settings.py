@@ -29,9 +29,7 @@ def settings() -> dict[str, dict[str, Any]]:
             "image": _short(container["image"]),
             "cpu": [_short(resources.get(f"resourceCpu{end}")) for end in ("Request", "Limit")],
             "memory": [_short(resources.get(f"resourceMemory{end}")) for end in ("Request", "Limit")],
-            "accelerators": [
-                _short(resources.get("accelerator", {}).get(f"resource{end}")) for end in ("Type", "Count")
-            ],
+            "accelerators": [_short(gpu.get(f"resource{end}")) for end in ("Type", "Count")],
             "tolerations": [_short(one["tolerationJson"]) for one in own.get("tolerations", [])],
             "node_selector": _short(own.get("nodeSelector", {}).get("nodeSelectorJson")),
             "env": sorted([one["name"] for one in own.get("fieldPathAsEnv", [])] + _config(own)),
