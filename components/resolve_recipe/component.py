@@ -26,6 +26,15 @@ def resolve_recipe(
         ("candidates", list),
         ("shards", list),
         ("mine_shards", list),
+        ("cpu", str),
+        ("memory", str),
+        ("accelerator", str),
+        ("accelerators", str),
+        ("train_cpu", str),
+        ("train_memory", str),
+        ("train_accelerators", str),
+        ("tolerations", list),
+        ("node_selector", dict),
     ],
 ):
     """Check a recipe, write the digests of its data and models into it, and open the run in MLflow.
@@ -35,8 +44,8 @@ def resolve_recipe(
         overrides: Changes to the recipe, `section.key=value`, one a line.
 
     Returns:
-        Each section as canonical JSON, the candidates to evaluate (with their shares of the tasks), and the shards to
-        prepare and to mine.
+        Each section as canonical JSON, the candidates to evaluate (with their shares of the tasks), the shards to
+        prepare and to mine, and what the other tasks' pods get.
     """
     import json
     from collections import namedtuple
@@ -47,6 +56,8 @@ def resolve_recipe(
     fields = ["model", "data", "synthesis", "mining", "stage1", "stage2"]
     fields += ["evaluation", "registration", "resources"]
     values = [sections[name] for name in fields]
-    names = ["candidates", "shards", "mine_shards"]
-    lists = [json.loads(sections[name]) for name in names]
-    return namedtuple("Sections", [*fields, *names])(*values, *lists)
+    texts = ["cpu", "memory", "accelerator", "accelerators", "train_cpu", "train_memory", "train_accelerators"]
+    values += [sections[name] for name in texts]
+    names = ["candidates", "shards", "mine_shards", "tolerations", "node_selector"]
+    trees = [json.loads(sections[name]) for name in names]
+    return namedtuple("Sections", [*fields, *texts, *names])(*values, *trees)

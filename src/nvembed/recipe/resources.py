@@ -79,13 +79,15 @@ class Resources(Section):
     processes: Positive = Field(1, description="ranks on a node: GPUs, or processes on a CPU")
     nodes: Positive = 1
     threads: Positive | None = Field(None, description="CPU threads of a process; None: all cores, shared by the ranks")
-    cpu: str = "4"
-    memory: str = "16Gi"
+    cpu: Quantity = Field("4", description="cores of a task's pod, and of a node of a TrainJob")
+    memory: Quantity = "16Gi"
     peak_tflops: Annotated[float, Field(gt=0)] | None = Field(
         None, description="what a device can do, for the share of peak; none: a short product of matrices tells"
     )
     accelerator: str = "nvidia.com/gpu"
     accelerators: Annotated[int, Field(ge=0)] = Field(0, description="of a node")
+    tolerations: list[Toleration] = Field([], description="taints that the tasks' nodes may have")
+    node_selector: dict[str, str] = Field({}, description="labels that the tasks' nodes must have")
     storage: str = "20Gi"
     prepare_shards: Positive = Field(1, description="tasks among which the sources of a mix are divided")
     mine_shards: Positive = Field(1, description="tasks among which the passages to mine are divided")
