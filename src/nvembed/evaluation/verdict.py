@@ -128,7 +128,7 @@ def _uses(verdict: Mapping[str, Any]) -> list[str]:
     if most == 1:
         return [
             "It is the first model that these test sets judge; one that is no better would pass with a chance of "
-            f"{chance['this']:.1%} at most."
+            f"about {chance['this']:.1%}."
         ]
     return [
         f"These test sets have judged {most} models so far: of that many that are no better, one would have passed by "
