@@ -111,7 +111,7 @@ def test_the_names_are_those_the_pipeline_asks_for() -> None:
     inputs = pipeline.nvembed_pipeline.pipeline_spec.root.input_definitions.parameters
     config = named(OBJECTS, "ConfigMap", inputs["config_map"].default_value.string_value)
     state = named(OBJECTS, "PersistentVolumeClaim", inputs["state_claim"].default_value.string_value)
-    assert config["data"]["NVEMBED_STATE"] == pipeline.STATE_MOUNT
+    assert config["data"]["NVEMBED_STATE"] == importlib.import_module("pipelines.placing").STATE_MOUNT
     assert state["spec"]["accessModes"] == ["ReadWriteMany"]
     assert mlflow_container()["image"] == inputs["image"].default_value.string_value
 

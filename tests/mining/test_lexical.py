@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
+from datasets import Dataset
 
 from nvembed.mining.lexical import LexicalIndex
 
@@ -157,7 +158,7 @@ def test_the_baseline_reads_texts_as_the_teacher_does() -> None:
     from nvembed.evaluation.bm25 import BM25Model
 
     model = BM25Model()
-    model.index({"id": [str(number) for number in range(len(CORPUS))], "text": CORPUS})
+    model.index(Dataset.from_dict({"id": [str(number) for number in range(len(CORPUS))], "text": CORPUS}))
     hits = model.search({"id": ["q"], "text": ["building bridges of copper"]}, top_k=5)["q"]
     numbers = np.array([[int(name) for name in hits]])
     scores = index_of(CORPUS).pair_scores(["building bridges of copper"], numbers)[0]

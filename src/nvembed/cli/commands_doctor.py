@@ -18,7 +18,7 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "wrong": ("WRONG
 @click.option("--store", metavar="URL", help="Try an object store: s3://bucket/folder, gs://… (a probe file, removed).")
 @click.option("--json", "as_json", is_flag=True, help="Findings as JSON lines.")
 def doctor(store: str | None, as_json: bool) -> None:
-    """Check this machine: versions, GPUs and driver, NCCL, disk, tracking server, object store.
+    """Check versions, GPUs, disk, tracking and stores.
 
     Exits with 1 if something is wrong, 0 otherwise; what need not be there is no fault.
     """

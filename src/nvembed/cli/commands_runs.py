@@ -37,7 +37,10 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--wait", is_flag=True, help="Follow RUN to its end; the exit code is the run's.")
 @click.option("--poll", type=float, default=10.0, show_default=True, help="Seconds between two looks with --wait.")
 def status(run: str | None, endpoint: str, experiment: str, namespace: str | None, wait: bool, poll: float) -> None:
-    """The newest runs, or the tasks of RUN: an id, a name, the beginning of one, or `latest`."""
+    """Runs on the cluster, and how their tasks stand.
+
+    The newest runs, or the tasks of RUN: an id, a name, the beginning of one, or `latest`.
+    """
     from nvembed.cluster.runs import find, latest, submission
 
     if run is None:
@@ -59,7 +62,10 @@ def status(run: str | None, endpoint: str, experiment: str, namespace: str | Non
 @_where
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come.")
 def logs(run: str, task: str | None, endpoint: str, experiment: str, namespace: str | None, follow: bool) -> None:
-    """What the tasks of RUN printed; with TASK of one alone, otherwise of those that failed or run."""
+    """What a run's tasks printed on the cluster.
+
+    With TASK of that one alone, otherwise of those that failed or run.
+    """
     from nvembed.cluster.runs import find, log
 
     found = find(endpoint, run, experiment=experiment, namespace=namespace)
@@ -74,7 +80,7 @@ def logs(run: str, task: str | None, endpoint: str, experiment: str, namespace: 
 @click.argument("run")
 @_where
 def cancel(run: str, endpoint: str, experiment: str, namespace: str | None) -> None:
-    """End RUN on the cluster."""
+    """End a run on the cluster."""
     from nvembed.cluster import runs
 
     found = runs.find(endpoint, run, experiment=experiment, namespace=namespace)

@@ -7,7 +7,6 @@ read everywhere; what cannot is left out, never guessed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import threading
@@ -132,7 +131,7 @@ def usage_of(folders: Iterable[Path | str]) -> list[dict[str, Any]]:
     """Usage entries of folders, each task's once, in the order in which they began."""
     entries: dict[tuple[str, str], dict[str, Any]] = {}
     for folder in folders:
-        with contextlib.suppress(FileNotFoundError):
+        if (Path(folder) / MANIFEST).is_file():
             for entry in read_manifest(folder).usage:
                 entries[identity(entry)] = dict(entry)
     return sorted(entries.values(), key=lambda entry: (str(entry.get("begun")), str(entry.get("task"))))

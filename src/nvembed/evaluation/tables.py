@@ -67,11 +67,10 @@ def serving_table(models: Mapping[str, Results]) -> Table | None:
     rows = [
         [
             label(name),
-            f"{served['query_ms_p50']:.1f} ms",
-            f"{served['query_ms_p95']:.1f} ms",
-            _count(served["documents_per_second"]),
-            f"{served['parameters'] / 1e6:,.1f} M",
-            f"{served['size_mb']:,.0f} MB",
+            *(f"{served[key]:.1f} ms" if key in served else "–" for key in ("query_ms_p50", "query_ms_p95")),
+            _count(served.get("documents_per_second")),
+            _count(served.get("parameters")),
+            f"{served['size_mb']:,.0f} MB" if "size_mb" in served else "–",
         ]
         for name, model in models.items()
         if (served := model.speed.get("serving"))
