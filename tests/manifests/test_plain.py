@@ -107,13 +107,14 @@ def test_a_tenants_user_may_run_the_pipeline() -> None:
 
 
 def test_the_names_are_those_the_pipeline_asks_for() -> None:
-    pipeline = importlib.import_module("pipelines.pipeline")
-    inputs = pipeline.nvembed_pipeline.pipeline_spec.root.input_definitions.parameters
-    config = named(OBJECTS, "ConfigMap", inputs["config_map"].default_value.string_value)
-    state = named(OBJECTS, "PersistentVolumeClaim", inputs["state_claim"].default_value.string_value)
-    assert config["data"]["NVEMBED_STATE"] == importlib.import_module("pipelines.placing").STATE_MOUNT
+    spec, platform = documents(ROOT / "pipelines" / "nvembed.yaml")
+    inputs = spec["root"]["inputDefinitions"]["parameters"]
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+    config = named(OBJECTS, "ConfigMap", inputs["config_map"]["defaultValue"])
+    state = named(OBJECTS, "PersistentVolumeClaim", inputs["state_claim"]["defaultValue"])
+    assert {config["data"]["NVEMBED_STATE"]} == {mount["mountPath"] for one in executors for mount in one["pvcMount"]}
     assert state["spec"]["accessModes"] == ["ReadWriteMany"]
-    assert mlflow_container()["image"] == inputs["image"].default_value.string_value
+    assert mlflow_container()["image"] == inputs["image"]["defaultValue"]
 
 
 def test_default_requests_cannot_exceed_a_limit_of_ours() -> None:
