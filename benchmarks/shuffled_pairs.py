@@ -46,6 +46,7 @@ def main() -> None:
     before = champion(name)
     with tempfile.TemporaryDirectory() as scratch:
         outcome, verdict = whole_way(run, Path(scratch))
+        del outcome["folder"]  # a place on this machine
     found = {"before": before, "registered": outcome, "verdict": verdict, "champion": champion(name)}
     print(f"\nverdict    {'passed' if verdict['passed'] else 'not passed'}: {verdict['paragraph']}")
     print(f"version    {outcome['version']} of {name}, aliases: {', '.join(outcome['aliases']) or 'none'}")
