@@ -1,53 +1,28 @@
-"""Asking an endpoint: faults are mended or told, nothing is asked for twice, caps hold, the key stays inside."""
+"""Asking an endpoint: faults are mended or told, nothing answered is asked for twice, the key stays inside."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from chat_server import KEY, ChatServer, chat_server
+from synthesis_support import PASSAGES, write
 
 from nvembed.core.errors import UserError
-from nvembed.core.lifeline import process_identity
-from nvembed.synthesis.answers import FILE, Answer, Answers, Spent
-from nvembed.synthesis.asking import Asker, make_request
-from nvembed.synthesis.budget import Budget
+from nvembed.synthesis.answers import FILE
+from nvembed.synthesis.asking import make_request
 from nvembed.synthesis.documents import read_documents
 from nvembed.synthesis.endpoint import retry_after
 from nvembed.synthesis.from_documents import passage_request
-from nvembed.synthesis.gathering import NOT_ASKED, UNUSABLE, Gathered, gather
+from nvembed.synthesis.gathering import UNUSABLE, Gathered
 from nvembed.synthesis.prompts import document_prompt
 from nvembed.synthesis.synthesize import _folder
 
 if TYPE_CHECKING:
     from synthetic_documents import Make
-
-    from nvembed.recipe import Synthesis
-
-PASSAGES = 24
-
-
-def write(section: Synthesis) -> tuple[Gathered, Asker]:
-    """All queries for all passages, as training data."""
-    passages = read_documents(section).passages
-    asker = Asker(section, Answers(_folder(section)))
-    return gather(section, asker, passages, {passage.id: "train" for passage in passages}), asker
-
-
-def lines(section: Synthesis) -> list[dict]:
-    """What is kept of requests that came to an end."""
-    kept = [json.loads(line) for line in (_folder(section) / FILE).read_text(encoding="utf-8").splitlines()]
-    return [line for line in kept if line["state"] == "ended"]
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "html", "broken-json", "half", "empty", "cut", "no-json", "slow"])
@@ -231,61 +206,6 @@ def test_what_is_answered_is_never_asked_for_again(section: Make, server: ChatSe
     assert "endpoints" not in vars(asker), "no client was even made"
 
 
-@pytest.mark.parametrize(
-    ("caps", "holds"),
-    [
-        ({"max_requests": 7}, lambda spent: spent.requests <= 7),
-        ({"max_tokens": 6000}, lambda spent: spent.tokens <= 6000),
-        ({"max_cost": 0.006}, lambda spent: spent.cost <= 0.006),
-    ],
-)
-def test_caps_hold_over_several_runs(caps: dict, holds, section: Make, server: ChatServer) -> None:  # type: ignore[no-untyped-def]
-    gathered, asker = write(section(caps=caps))
-    after_one = sum(server.asked.values())
-    _, again = write(section(caps=caps))
-
-    assert 0 < after_one < PASSAGES
-    assert gathered.failures[NOT_ASKED] == PASSAGES - after_one
-    assert asker.budget.reached is not None and next(iter(caps)) in asker.budget.reached
-    assert holds(again.budget.spent) and again.budget.spent.requests == sum(server.answered.values())
-
-
-def test_what_is_counted_is_what_the_server_counted(section: Make, server: ChatServer) -> None:
-    _, asker = write(section())
-
-    kept = lines(section())
-    sent, answered = (sum(line[name] for line in kept) for name in ("sent", "answered"))
-    assert asker.budget.spent.requests == PASSAGES
-    assert asker.budget.spent.tokens == sent + answered
-    assert asker.budget.spent.cost == pytest.approx((sent * 1.0 + answered * 4.0) / 1e6)
-
-
-def test_a_time_out_counts_as_spent(section: Make, server: ChatServer) -> None:
-    server.faults.append("slow")
-
-    _, asker = write(section(asking={"timeout": 0.8}))
-
-    assert asker.budget.spent.requests == PASSAGES + 1
-
-
-def test_a_budget_waits_for_what_is_under_way_before_it_says_no() -> None:
-    from nvembed.recipe.synthesis import Caps
-
-    budget = Budget(Caps(max_tokens=100), Spent())
-    assert budget.set_aside(Spent(1, 80))
-    allowed: list[bool] = []
-    waiting = threading.Thread(target=lambda: allowed.append(budget.set_aside(Spent(1, 80))))
-    waiting.start()
-    time.sleep(0.05)
-    assert not allowed
-    budget.settle(Spent(1, 80), Spent(1, 15))
-    waiting.join(timeout=5)
-
-    assert allowed == [True]
-    budget.settle(Spent(1, 80), Spent(1, 80))
-    assert not budget.set_aside(Spent(1, 6)) and budget.reached == "synthesis.caps.max_tokens = 100"
-
-
 def test_endpoints_share_requests_by_weight(section: Make) -> None:
     one = section()
     heavy, light = one.endpoints[0], one.endpoints[0].model_copy(update={"model": "rules-2", "weight": 0.25})
@@ -295,108 +215,6 @@ def test_endpoints_share_requests_by_weight(section: Make) -> None:
     chosen = [make_request(mixed, f"passage/{number}", prompt).endpoint for number in range(2000)]
 
     assert 0.17 < sum(chosen) / len(chosen) < 0.23, "a fifth, within four standard deviations"
-
-
-def test_a_torn_last_line_is_dropped_and_a_damaged_one_passed_over(tmp_path: Path) -> None:
-    answers = Answers(tmp_path)
-    for key in ("a", "b"):
-        answers.add(Answer(key, "text", "m", 1, 2, None))
-    with (tmp_path / FILE).open("ab") as stream:
-        stream.write(b'no json\n{"key": "c", "text": "ha')
-
-    reopened = Answers(tmp_path)
-    reopened.add(Answer("d", "text", "m", 1, 2, None))
-
-    assert Answers(tmp_path).keys() == {"a", "b", "d"}
-    assert Answers(tmp_path).spent({"a", "d"}) == Spent(2, 6, 0.0)
-
-
-def test_requests_that_kills_ended_count_as_spent(tmp_path: Path) -> None:
-    sent = Answer("a", None, "m", 10, 0, 0.5, "under way")
-    for _ in range(2):  # two processes that were killed while they waited
-        Answers(tmp_path).add(sent)
-    third = Answers(tmp_path)
-    third.add(sent)
-    third.add(Answer("a", None, "m", 0, 0, 0.0, "took nothing"))
-    third.add(sent)
-    third.add(Answer("a", "text", "m", 1, 2, 0.25))
-
-    assert third.spent({"a"}) == Answers(tmp_path).spent({"a"}) == Spent(3, 23, 1.25)
-    assert third.spent({"b"}) == Spent()
-
-
-CHILD = """
-    import sys
-    from nvembed.core.lifeline import tie_to_parent
-    from nvembed.recipe import Synthesis
-    from nvembed.synthesis.synthesize import _answers
-    from nvembed.synthesis.asking import Asker
-    from nvembed.synthesis.documents import read_documents
-    from nvembed.synthesis.gathering import gather
-    tie_to_parent()
-    section = Synthesis.model_validate_json(sys.argv[1])
-    passages = read_documents(section).passages
-    with _answers(section) as answers:
-        gather(section, Asker(section, answers), passages, {one.id: "train" for one in passages})
-"""
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def stopped_in_the_middle(section: Synthesis, server: ChatServer, **environment: str) -> subprocess.Popen[bytes]:
-    """A process that asks, four requests of which are at the server without an answer; all else is on disk."""
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), section.model_dump_json()]
-    server.delay = 0.05
-    child = subprocess.Popen(command, env={**os.environ, **environment})
-    until(lambda: sum(server.answered.values()) >= 9 or child.poll() is not None)
-    server.open.clear()
-    until(lambda: server.at_once == 4 and len(lines(section)) == sum(server.answered.values()) == server.seen - 4)
-    assert 9 <= len(lines(section)) < PASSAGES - 4
-    return child
-
-
-@pytest.mark.parametrize("end", ["interrupt", "terminate", "death of the run"])
-def test_ended_in_the_middle_it_asks_for_nothing_twice(end: str, section: Make, server: ChatServer) -> None:
-    asked, run = section(), subprocess.Popen(["sleep", "60"])
-    child = stopped_in_the_middle(asked, server, NVEMBED_PARENT=process_identity(run.pid) or "")
-    if end == "death of the run":
-        run.kill()
-        run.wait()
-        time.sleep(1.5)  # it is noticed
-    else:
-        child.send_signal(signal.SIGINT if end == "interrupt" else signal.SIGTERM)
-        time.sleep(0.2)
-    server.open.set()
-    assert child.wait(timeout=30) != 0
-    run.kill()
-    run.wait()
-
-    assert len(lines(asked)) == len(server.asked) < PASSAGES, "what was under way is kept, and no more was asked"
-    _, asker = write(asked)
-    assert set(server.asked.values()) == {1} and len(server.asked) == PASSAGES
-    assert asker.budget.spent.requests == PASSAGES
-
-
-def test_killed_itself_it_asks_again_for_what_was_under_way_and_counts_it(section: Make, server: ChatServer) -> None:
-    asked = section()
-    child = stopped_in_the_middle(asked, server)
-    kept = {line["key"] for line in lines(asked)}
-    under_way = server.seen - sum(server.answered.values())
-    child.kill()
-    child.wait()
-    server.open.set()
-    until(lambda: server.at_once == 0)
-    _, asker = write(asked)
-
-    twice = [number for number in server.asked.values() if number > 1]
-    assert twice == [2] * under_way == [2] * 4
-    assert {line["key"] for line in lines(asked)} > kept and len(lines(asked)) == PASSAGES
-    assert asker.budget.spent.requests == server.seen == PASSAGES + 4, "what was lost was worked on, and counts"
 
 
 @pytest.mark.parametrize("fault", ["", "500", "echo-key", "401"])
