@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from cluster.fake_k8s import serve
+from cluster.jobs import Deed, furnish
 
 
 @pytest.fixture
@@ -21,3 +23,15 @@ def kubeflow():
         spec.loader.exec_module(sys.modules[name])
     with sys.modules[name].serve() as state:
         yield state
+
+
+@pytest.fixture
+def api():
+    with serve() as served:
+        furnish(served)
+        yield served
+
+
+@pytest.fixture
+def deed(tmp_path):
+    return Deed(tmp_path)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,3 +140,11 @@ def launcher_process(api: Api, folder: Path, **environment: str) -> subprocess.P
     }
     command = [sys.executable, str(Path(__file__).with_name("launcher.py")), str(folder)]
     return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def until(true, seconds=20.0):
+    """Wait for a moment that has to come."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "the moment did not come"
+        time.sleep(0.01)
