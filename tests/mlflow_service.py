@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -49,12 +50,12 @@ class World:
 
     def command(self, box: Mapping[str, Any]) -> list[str]:
         program, *rest = box["command"]
-        return [*PROGRAMS[program], *rest, *[self.put(word) for word in box.get("args", [])]]
+        return [*PROGRAMS[program], *[self.put(word) for word in [*rest, *box.get("args", [])]]]
 
     def put(self, text: str) -> str:
-        for before, after in self.places.items():
-            text = text.replace(before, str(after))
-        return text
+        """In one pass, the longest first: a place that is put in may hold another's name."""
+        names = sorted(self.places, key=len, reverse=True)
+        return re.sub("|".join(map(re.escape, names)), lambda found: str(self.places[found[0]]), text)
 
     def environment(self, box: Mapping[str, Any]) -> dict[str, str]:
         """The container's variables alone, with what Python and Postgres need to be found here."""

@@ -15,143 +15,18 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from manifest_files import FOLDER, built, documents, named, pod_of
-from mlflow_service import CLUSTER_DNS, Server, World, free_port, postgres, status
+from manifest_files import FOLDER, documents, pod_of
+from mlflow_service import CLUSTER_DNS, Server, World, free_port, status
+from tracked_service import BUCKET, S3_KEYS, SEARCH, SERVICE, Tracked, basic, container, plain, production, s3
 
 from nvembed.modeling import NVEmbedModel
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-SERVICE = "http://mlflow.nvembed.svc.cluster.local:5000"
-PASSWORDS = {"pipeline": "pipeline-password-1", "promoter": "promoter-password-1", "serving": "serving-password-1"}
-ADMIN = "an-admin's-p@ssword%1"
-BUCKET = "nvembed-mlflow"
-S3_KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-
-
-def container(overlay: str, kind: str, name: str, part: str = "containers") -> dict[str, Any]:
-    (box,) = pod_of(named(built(overlay), kind, name))["spec"][part]  # type: ignore[index]
-    return box
-
-
-@dataclass
-class Tracked:
-    """A server, and how to reach it."""
-
-    overlay: str
-    server: Server
-    world: World
-    restored: World
-    user: dict[str, str]
-    s3: str | None = None
-
-    def ask(self, user: dict[str, str] | None = None) -> Any:
-        """A client of the server; `MlflowClient` reads the log-in from the environment when it calls."""
-        from mlflow.tracking import MlflowClient
-
-        for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-            os.environ.pop(name, None)
-        os.environ |= self.user if user is None else user
-        return MlflowClient(tracking_uri=f"http://localhost:{self.server.port}")
-
-
-@contextmanager
-def s3_server(folder: Path) -> Iterator[str]:
-    port = free_port()
-    with (folder / "moto.log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 60
-        while status(port, "/moto-api/", "localhost") != 200:
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "moto.log").read_text()
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextmanager
-def plain(folder: Path) -> Iterator[Tracked]:
-    port = free_port()
-    network = {"=0.0.0.0": "=127.0.0.1", "=5000": f"={port}"}
-    (folder / "mlflow").mkdir()
-    (folder / "backup").mkdir()
-    (folder / "restored").mkdir()
-    places = {"/mlflow/": f"{folder}/mlflow/", "/backup": f"{folder}/backup", **network}
-    world = World(places)
-    restored = World({**places, "/mlflow/mlflow.db": f"{folder}/restored/mlflow.db", "/mlflow/": f"{folder}/mlflow/"})
-    server = Server(container("plain", "Deployment", "mlflow"), world, folder, port)
-    server.start()
-    yield Tracked("plain", server, world, restored, {})
-    server.kill()
-
-
-@contextmanager
-def production(folder: Path) -> Iterator[Tracked]:
-    port = free_port()
-    for name in ("backup", "auth", "passwords"):
-        (folder / name).mkdir()
-    for name, password in PASSWORDS.items():
-        (folder / "passwords" / name).write_text(f"{password}\n")
-    with postgres("a%b-password") as database, s3_server(folder) as s3:
-        address = f"postgresql://mlflow:a%25b-password@127.0.0.1:{database}"
-        secrets = {
-            "mlflow-database": {"uri": f"{address}/mlflow"},
-            "mlflow-server": {"admin-password": ADMIN, "flask-key": "k" * 40},
-            "mlflow-artifacts": S3_KEYS,
-        }
-        (config,) = [one for one in built("production") if one["metadata"]["name"] == "mlflow-artifacts"]
-        configs = {"mlflow-artifacts": {**config["data"], "MLFLOW_S3_ENDPOINT_URL": s3}}
-        make_bucket(s3)
-        places = {
-            **{f"/{name}": folder / name for name in ("backup", "auth", "passwords")},
-            **{"=0.0.0.0": "=127.0.0.1", "=5000": f"={port}", "mlflow.nvembed:5000": f"localhost:{port}"},
-        }
-        world = World(places, secrets, configs)
-        restored = World(places, {**secrets, "mlflow-database": {"uri": f"{address}/restored"}}, configs)
-        two_replicas_begin(world, folder)
-        server = Server(container("production", "Deployment", "mlflow"), world, folder, port)
-        server.start()
-        done = world.run(container("production", "CronJob", "mlflow-accounts"), folder)
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield Tracked("production", server, world, restored, login("promoter"), s3)
-        server.kill()
-
-
-def login(name: str, password: str | None = None) -> dict[str, str]:
-    return {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": password or PASSWORDS[name]}
-
-
-def make_bucket(endpoint: str) -> None:
-    s3(endpoint).create_bucket(Bucket=BUCKET)
-
-
-def s3(endpoint: str) -> Any:
-    import boto3
-
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
-    return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
-
-
-def two_replicas_begin(world: World, folder: Path) -> None:
-    """Both find an empty database; the second waits for the first."""
-    box = container("production", "Deployment", "mlflow", "initContainers")
-    both = [
-        subprocess.Popen(
-            world.command(box), env=world.environment(box), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        for _ in range(2)
-    ]
-    for one in both:
-        said, _ = one.communicate(timeout=300)
-        assert one.returncode == 0, said.decode()
 
 
 @pytest.fixture(scope="module", params=["plain", "production"])
@@ -328,7 +203,12 @@ def test_the_champion_is_served_and_no_other_files_are(tracked: Tracked, finishe
     (fetch,), (serve,) = service["spec"]["predictor"]["initContainers"], service["spec"]["predictor"]["containers"]
     fetch = {**fetch, "command": ["nvembed-tiny" if word == "nvembed" else word for word in fetch["command"]]}
     port = free_port()
-    here = {"/model": str(tmp_path / "model"), "=0.0.0.0": "=127.0.0.1", "=8080": f"={port}"}
+    here = {
+        "/model": f"{tmp_path}/model",
+        "=/model/model": f"={tmp_path}/model/model",
+        "=0.0.0.0": "=127.0.0.1",
+        "=8080": f"={port}",
+    }
     world = World({**here, SERVICE: f"http://localhost:{tracked.server.port}"}, {"nvembed-tracking": tracked.user})
     done = world.run(fetch, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -351,8 +231,9 @@ def test_the_champion_is_served_and_no_other_files_are(tracked: Tracked, finishe
         with urllib.request.urlopen(request, timeout=120) as answer:
             served = np.array(json.loads(answer.read())["predictions"], dtype=np.float32)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     np.testing.assert_allclose(served, NVEmbedModel.from_pretrained(made).encode(texts), atol=1e-5)
 
     if tracked.s3 is None:
@@ -365,91 +246,3 @@ def test_the_champion_is_served_and_no_other_files_are(tracked: Tracked, finishe
         stored.write_bytes(changed)
         assert again.returncode == 1 and "is not served" in again.stderr
         assert not list((tmp_path / "other").iterdir())
-
-
-@pytest.mark.parametrize("host", ["mlflow", "mlflow.nvembed:5000", "mlflow.nvembed.svc.cluster.local:5000"])
-def test_it_answers_under_its_service_name(tracked: Tracked, host: str) -> None:
-    assert status(tracked.server.port, SEARCH, host, basic(tracked.user)) == 200
-
-
-@pytest.mark.parametrize("host", ["mlflow.evil.com", "mlflow.nvembed.evil.com", "10.1.2.3:5000"])
-def test_a_strange_host_name_is_refused(tracked: Tracked, host: str) -> None:
-    assert status(tracked.server.port, SEARCH, host, basic(tracked.user)) == 403
-
-
-SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
-
-
-def basic(user: dict[str, str]) -> dict[str, str]:
-    import base64
-
-    if not user:
-        return {}
-    pair = f"{user['MLFLOW_TRACKING_USERNAME']}:{user['MLFLOW_TRACKING_PASSWORD']}"
-    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
-
-
-class TestWhoMayDoWhat:
-    """Accounts, in production alone."""
-
-    @pytest.fixture(autouse=True)
-    def _production(self, tracked: Tracked) -> None:
-        if tracked.overlay != "production":
-            pytest.skip("the plain server knows no accounts")
-
-    def refused(self, call: Any, *arguments: Any, **options: Any) -> None:
-        from mlflow.exceptions import MlflowException
-
-        with pytest.raises(MlflowException) as caught:
-            call(*arguments, **options)
-        assert caught.value.error_code == "PERMISSION_DENIED"
-
-    def registered(self, tracked: Tracked, name: str) -> str:
-        mlflow = tracked.ask(login("pipeline"))
-        run = mlflow.create_run(mlflow.create_experiment(name))
-        mlflow.create_registered_model(name)
-        source = f"{run.info.artifact_uri}/model"
-        return mlflow.create_model_version(name, source, run.info.run_id).version
-
-    def test_nobody_gets_in_without_a_log_in(self, tracked: Tracked) -> None:
-        assert status(tracked.server.port, SEARCH, "mlflow") == 401
-        assert status(tracked.server.port, SEARCH, "mlflow", basic(login("pipeline", "wrong-password-1"))) == 401
-        assert status(tracked.server.port, "/health", "10.1.2.3:5000") == 200
-
-    def test_the_pipeline_registers_and_only_a_promoter_sets_aliases(self, tracked: Tracked) -> None:
-        number = self.registered(tracked, "one")
-        mlflow = tracked.ask(login("pipeline"))
-        self.refused(mlflow.set_registered_model_alias, "one", "champion", number)
-        tracked.ask(login("promoter")).set_registered_model_alias("one", "champion", number)
-        mlflow = tracked.ask(login("pipeline"))
-        mlflow.set_model_version_tag("one", number, "nvembed.note", "the pipeline's own")
-        self.refused(mlflow.delete_registered_model_alias, "one", "champion")
-        self.refused(mlflow.rename_registered_model, "one", "other")
-        self.refused(mlflow.delete_registered_model, "one")
-        self.refused(mlflow.delete_model_version, "one", number)
-        assert mlflow.get_model_version_by_alias("one", "champion").version == number
-
-    def test_the_pipeline_may_clear_away_versions_without_alias(self, tracked: Tracked) -> None:
-        number = self.registered(tracked, "two")
-        tracked.ask(login("pipeline")).delete_model_version("two", number)
-
-    def test_serving_reads_and_no_more(self, tracked: Tracked) -> None:
-        number = self.registered(tracked, "three")
-        mlflow = tracked.ask(login("serving"))
-        version = mlflow.get_model_version("three", number)
-        assert mlflow.get_run(version.run_id).info.run_id == version.run_id
-        self.refused(mlflow.log_metric, version.run_id, "loss", 1.0)
-        self.refused(mlflow.set_registered_model_alias, "three", "champion", number)
-        self.refused(mlflow.set_model_version_tag, "three", number, "note", "no")
-
-    def test_a_new_password_in_the_secret_is_a_new_password(self, tracked: Tracked) -> None:
-        file = tracked.server.folder / "passwords" / "serving"
-        file.write_text("serving-password-2")
-        try:
-            done = tracked.world.run(container("production", "CronJob", "mlflow-accounts"), tracked.server.folder)
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert not [one for one in [*PASSWORDS.values(), ADMIN] if one in done.stdout + done.stderr]
-            assert status(tracked.server.port, SEARCH, "mlflow", basic(login("serving", "serving-password-2"))) == 200
-        finally:
-            file.write_text(PASSWORDS["serving"])
-            tracked.world.run(container("production", "CronJob", "mlflow-accounts"), tracked.server.folder)
