@@ -55,6 +55,7 @@ COPY --from=build /opt/nvembed /opt/nvembed
 ENV PATH=/opt/nvembed/bin:/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    MLFLOW_DISABLE_TELEMETRY=true \
     GIT_PYTHON_REFRESH=quiet
 # As the user it will be: the program starts, its own code cannot be changed, and there is no compiler to change it with.
 USER 1000:1000

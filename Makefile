@@ -4,6 +4,7 @@
 # TORCH_INDEX    a package index with PyTorch's CPU builds; spares a Linux laptop gigabytes of CUDA libraries
 # RECIPE         what `make demo` runs (laptop)
 # BUILDER        docker, podman or "buildah bud"
+# BUILD_OPTIONS  more words for it, as --push or --build-arg PIP_EXTRA_INDEX_URL=…
 # WORKERS        processes that share `make test` (2)
 # PYTHON         the Python that makes .venv (the first of python3, python3.11 … python3.14 that will do)
 
@@ -12,6 +13,7 @@ TORCH_INDEX ?=
 IMAGE ?= nvembed:0.1.0
 BASE_IMAGE ?= python:3.11-slim
 BUILDER ?= docker
+BUILD_OPTIONS ?=
 WORKERS ?= 2
 PYTHON ?= $(or $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; \
@@ -50,9 +52,9 @@ compile: $(READY)  ## write what is made from sources: pipelines/nvembed.yaml, c
 	$(BIN)/python scripts/component_readmes.py
 	$(BIN)/python scripts/render_manifests.py
 
-image:  ## the container image (IMAGE, BASE_IMAGE, BUILDER, TORCH_INDEX)
+image:  ## the container image (IMAGE, BASE_IMAGE, BUILDER, BUILD_OPTIONS, TORCH_INDEX)
 	$(BUILDER) $(if $(findstring buildah,$(BUILDER)),,build) -t $(IMAGE) \
-		--build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg TORCH_INDEX=$(TORCH_INDEX) .
+		--build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg TORCH_INDEX=$(TORCH_INDEX) $(BUILD_OPTIONS) .
 
 setup: check $(READY)  ## make or mend .venv
 
