@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 
+# Workers share the cores: threads of several processes that wait for one another in turn cost more than they bring.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+
 LONG = (  # test files that take half a minute or more on a busy machine, the longest first (`pytest --durations=0`)
     "test_pipeline.py",
     "training/test_resume.py",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from nvembed.core.artifacts import Manifest, read_manifest
 from nvembed.core.errors import UserError
 from nvembed.registry.champions import keep_evaluation, kept_key
+from nvembed.registry.own_code import ENTRY, code_to_log
 from nvembed.registry.versions import ADAPTER_TAG, FOLDER_TAG, MODEL_TAG, Version, find_version
 from nvembed.tracking.client import RUN_TAG, client, experiment_id
 from nvembed.tracking.courier import log_folder
@@ -106,8 +107,7 @@ def _log_model(mlflow: MlflowClient, run: str, name: str, folder: Path, manifest
     import mlflow as package
     from mlflow.models import Model
 
-    code = Path(__file__).resolve().parents[1]
-    with _patience():
+    with _patience(), code_to_log() as code:
         logged = mlflow.create_logged_model(
             mlflow.get_run(run).info.experiment_id, name=name, source_run_id=run, model_type="text-embedding"
         )
@@ -117,7 +117,7 @@ def _log_model(mlflow: MlflowClient, run: str, name: str, folder: Path, manifest
             flavor=package.pyfunc,
             run_id=run,
             model_id=logged.model_id,
-            python_model=str(Path(__file__).with_name("embedder.py")),
+            python_model=str(code / ENTRY),
             artifacts={"model": str(folder.resolve())},
             code_paths=[str(code)],
             signature=_signature(int(manifest.extra["dim"])),
