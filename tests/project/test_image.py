@@ -107,7 +107,7 @@ def test_each_component_runs_in_it_through_kfps_docker_runner(state: Path, tmp_p
         enable_caching=False,
     )
     text = PIPELINE.read_text(encoding="utf-8")
-    image = "{{$.inputs.parameters['pipelinechannel--image']}}"  # the local runner fills in no image
+    image = "'{{$.inputs.parameters[''pipelinechannel--image'']}}'"  # the local runner fills in no image
     assert image in text
     components.load_component_from_text(text.replace(image, IMAGE))(recipe="tiny", image=IMAGE)
 

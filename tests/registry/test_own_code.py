@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from nvembed.registry.own_code import ENTRY, PACKAGE, code_to_log
@@ -19,7 +18,7 @@ def test_a_copy_of_code_that_nobody_may_write_can_be_written(tmp_path: Path) -> 
         with code_to_log(package) as copy:
             found = sorted(path.relative_to(copy) for path in copy.rglob("*"))
             assert found == [Path("registry"), ENTRY]
-            assert all(os.stat(path).st_mode & 0o200 for path in [copy, *copy.rglob("*")])
+            assert all(path.stat().st_mode & 0o200 for path in [copy, *copy.rglob("*")])
             assert (copy / ENTRY).read_text() == "x = 1\n"
         assert not copy.exists()
     finally:
