@@ -15,7 +15,7 @@ import pytest
 PIPELINE = Path(__file__).resolve().parents[2] / "pipelines" / "nvembed.yaml"
 IMAGE = os.environ.get("NVEMBED_IMAGE", "nvembed:0.1.0")
 LOCKED = ("--network=host", "--read-only", "--tmpfs=/tmp", "--env=HOME=/tmp", "--user=1000:1000", "--cap-drop=ALL")
-SAY_NOTHING = {"finalize-run"}  # has no output; what it closed is looked at in MLflow's store
+REGISTERED = "mlartifacts/models/*/artifacts/artifacts/nvembed-tiny/model.safetensors"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
@@ -72,9 +72,7 @@ def test_the_tiny_pipeline_runs(state: Path) -> None:
     done = inside("nvembed", "run", "--recipe", "tiny", "--output-dir", "/state/out", state=state)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nvembed-tiny" in done.stdout
-    assert list(state.glob("out/state/models/*/nvembed-tiny/model.safetensors")) or list(
-        state.glob("models/*/nvembed-tiny/model.safetensors")
-    )
+    assert len(list(state.glob(f"out/{REGISTERED}"))) == 1
 
 
 def test_each_component_runs_in_it_through_kfps_docker_runner(state: Path, tmp_path: Path) -> None:
@@ -114,7 +112,7 @@ def test_each_component_runs_in_it_through_kfps_docker_runner(state: Path, tmp_p
     spec = next(yaml.safe_load_all(text))
     executors = {name.removeprefix("exec-") for name in spec["deploymentSpec"]["executors"]}
     ran = {file.parent.name for file in root.glob("**/executor_output.json")}
-    assert executors - ran == SAY_NOTHING
+    assert executors == ran and len(ran) > 10
     for folder in root.glob("**/manifest.json"):
         read_manifest(folder.parent, verify=True)
-    assert list(state.glob("models/*/nvembed-tiny/model.safetensors"))
+    assert len(list(state.glob(REGISTERED))) == 1
