@@ -30,13 +30,14 @@ def container(overlay: str, kind: str, name: str, part: str = "containers") -> d
 
 @dataclass
 class Tracked:
-    """A server, and how to reach it."""
+    """A server, and how to reach it: as who may do all of the registry, and as the pipeline does."""
 
     overlay: str
     server: Server
     world: World
     restored: World
     user: dict[str, str]
+    pipeline: dict[str, str]
     s3: str | None = None
 
     def ask(self, user: dict[str, str] | None = None) -> Any:
@@ -79,7 +80,7 @@ def plain(folder: Path) -> Iterator[Tracked]:
     restored = World({**places, "/mlflow/mlflow.db": f"{folder}/restored/mlflow.db"})
     server = Server(container("plain", "Deployment", "mlflow"), world, folder, port)
     server.start()
-    yield Tracked("plain", server, world, restored, {})
+    yield Tracked("plain", server, world, restored, {}, {})
     server.kill()
 
 
@@ -111,7 +112,7 @@ def production(folder: Path) -> Iterator[Tracked]:
         server.start()
         done = world.run(container("production", "CronJob", "mlflow-accounts"), folder)
         assert done.returncode == 0, done.stdout + done.stderr
-        yield Tracked("production", server, world, restored, login("promoter"), s3)
+        yield Tracked("production", server, world, restored, login("promoter"), login("pipeline"), s3)
         server.kill()
 
 
