@@ -32,6 +32,7 @@ LONG = (  # test files that take half a minute or more on a busy machine, the lo
     "modeling/test_exported_folders.py",
     "training/test_plan.py",
     "cli/test_run.py",
+    "registry/test_waiting.py",
     "training/test_stages_of_sources.py",
     "modeling/test_backbone_families.py",
 )

@@ -57,7 +57,7 @@ def enter_challengers(root: Path, gains: list[float]) -> None:
         run = mlflow.create_run(experiment_id(mlflow)).info.run_id
         tags = {MODEL_TAG: f"model {number}", ADAPTER_TAG: f"adapter {number}"}
         made = mlflow.create_model_version(GATE.name, source=f"runs:/{run}/model", run_id=run, tags=tags)
-        assert made.version == number
+        assert int(made.version) == number
         keep_evaluation(version_of(number), kept_key(folder), folder)
 
 

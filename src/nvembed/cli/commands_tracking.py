@@ -120,20 +120,30 @@ def registry() -> None:
 @click.argument("name", required=False)
 @output_dir_option
 def list_(name: str | None, output_dir: Path) -> None:
-    """Every version, newest first, with its aliases and the last decision on it; of NAME every decision, and why."""
+    """Every version, newest first, with its aliases and the last decision on it, and what waits for a promoter.
+
+    Of NAME every decision, and why.
+    """
     from nvembed.registry import list_versions, read_records
+    from nvembed.registry.waiting import due, objection, promoters_command
 
     use_store(output_dir)
     with _registry_errors():
         versions = list_versions(name)
+        waiting = [(one, promoters_command(one, due(one)), objection(one)) for one in versions if due(one)]
     if not versions:
         click.echo("no model is registered yet; `nvembed run` registers one")
         return
     rows = [("name", "version", "aliases", "created", "run", "decision")]
     for one in versions:
         last = "".join(_decision(each) for each in read_records(one)[-1:])
-        rows.append((one.name, one.version, ", ".join(one.aliases), one.created, one.run, last))
+        aliases = ", ".join([*one.aliases, *(f"{alias} is due" for alias in [due(one)] if alias)])
+        rows.append((one.name, one.version, aliases, one.created, one.run, last))
     print_table(rows)
+    for one, command, but in waiting:
+        click.echo(f"\n{one.name} version {one.version} waits for a promoter: {command}")
+        if but:
+            click.echo(f"  its verdict no longer holds: {but}")
     for one in versions if name else ():
         for each in read_records(one):
             click.echo(f"\nversion {one.version} {_decision(each)}, {each.when}\n  {each.why}")
@@ -167,17 +177,24 @@ def _decision(record: Record) -> str:
 @registry.command()
 @click.argument("name")
 @click.argument("version")
-@click.option("--why", default="promoted by hand", show_default=True, help=_WHY)
+@click.option("--why", default="", help=f"{_WHY} Without it a version that waits for a promoter goes by its verdict.")
+@click.option("--challenger", is_flag=True, help="Make it challenger instead.")
 @output_dir_option
-def promote(name: str, version: str, why: str, output_dir: Path) -> None:
+def promote(name: str, version: str, why: str, challenger: bool, output_dir: Path) -> None:
     """Make VERSION of NAME champion, whatever the gate said."""
-    from nvembed.registry import promote as make_champion
+    from nvembed.registry.promotion import make_challenger
+    from nvembed.registry.promotion import promote as make_champion
     from nvembed.steps.locks import registry_lock
 
+    if challenger and why:
+        raise UserError("--why: a challenger needs no reason; leave out --why or --challenger")
     use_store(output_dir)
     with _registry_errors():
-        chosen = make_champion(name, version, why, lock=registry_lock)
-    click.echo(f"{chosen.name} version {chosen.version} is champion")
+        if challenger:
+            chosen = make_challenger(name, version, lock=registry_lock)
+        else:
+            chosen = make_champion(name, version, why, lock=registry_lock)
+    click.echo(f"{chosen.name} version {chosen.version} is {'challenger' if challenger else 'champion'}")
 
 
 @registry.command()

@@ -24,6 +24,8 @@ def show_summary(result: Result, output_dir: Path, tracking_uri: str) -> None:
     if model:
         aliases = ", ".join(model.get("aliases") or []) or "no alias"
         click.echo(f"model        {model.get('name')} version {model.get('version')} ({aliases})")
+        if model.get("due"):
+            click.echo(f"due          {model['due']}, by a promoter: {model['promote']}")
         if model.get("folder"):
             click.echo(f"folder       {model['folder']}")
     click.echo(f"MLflow       {tracking.shown(tracking_uri)}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,9 @@ from nvembed.core.state import state_folder
 from nvembed.registry.champions import Champion, champion, kept_key
 from nvembed.registry.locks import Lock, file_lock
 from nvembed.registry.promotion import ROLLED_BACK, challenge, crown
-from nvembed.registry.records import REFUSED, evaluations_of, record
-from nvembed.registry.versions import Version, find_version
+from nvembed.registry.records import PASSED, REFUSED, UNTRAINED, evaluations_of, record
+from nvembed.registry.versions import CHALLENGER, CHAMPION, Version, find_version
+from nvembed.registry.waiting import leave, settle
 from nvembed.tracking.client import client
 from nvembed.tracking.courier import log_folder
 
@@ -32,17 +33,21 @@ if TYPE_CHECKING:
     from nvembed.recipe import Evaluation, Registration
 
 logger = logging.getLogger(__name__)
-UNTRAINED = "untrained"
 _WHOEVER_THE_RIVAL_IS = ("contamination", "limit")  # conditions that a second comparison has not the means to look into
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate decided about a version, and why. `stale`: only because another is champion than was judged."""
+    """What the gate decided about a version, and why.
+
+    `stale`: it is no champion only because another is champion than was judged. `due`: the alias that only a promoter
+    may give it.
+    """
 
     promoted: bool
     reason: str
     stale: bool = False
+    due: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,8 @@ def contend(
 ) -> Decision:
     """Make a version champion if it may be, against whoever is champion at that moment; every refusal is recorded.
 
+    Where this account may set no alias, the verdict is recorded all the same, and what is due is left to a promoter.
+
     Args:
         version: the challenger. own: its evaluation folder.
         comparison: the verdict on it. results: evaluation folders, its own and the untrained backbone's among them.
@@ -143,16 +150,21 @@ def contend(
         with lock(registration.name) as held:
             present = champion(registration.name)
             fresh = find_version(registration.name, version.digest) or version
-            challenge(fresh)
+            may = challenge(fresh)
             decision = decide(fresh, present.version if present else None, verdict, digest)
             if decision.promoted and barred:
                 decision = Decision(False, " ".join(barred))
             held()
-            if decision.promoted:
+            if may and decision.promoted:
                 crown(fresh, decision.reason, against=_against(present), evaluation=verdict.rival)
             elif present is None or present.version.version != fresh.version:
                 judged = "" if decision.stale else verdict.rival
-                record(fresh, REFUSED, decision.reason, against=_against(present), evaluation=judged)
+                what = PASSED if decision.promoted else REFUSED
+                record(fresh, what, decision.reason, against=_against(present), evaluation=judged)
+            if not may:
+                decision = _left_to_a_promoter(fresh, decision)
+            elif not decision.promoted:
+                settle(fresh)
         if not decision.stale:
             return decision
         note(f"{version.name} version {version.version}: {decision.reason} Judging it again")
@@ -161,8 +173,18 @@ def contend(
             with lock(registration.name):
                 fresh = find_version(registration.name, version.digest) or version
                 record(fresh, REFUSED, again.reason, against=_against(present))
-            return again
+            return replace(again, due=decision.due)
         comparison = again
+
+
+def _left_to_a_promoter(version: Version, decision: Decision) -> Decision:
+    """Write down which alias is due; the aliases stay as they are."""
+    alias = CHAMPION if decision.promoted else CHALLENGER
+    if alias in version.aliases or CHAMPION in version.aliases:
+        settle(version)
+        return decision
+    leave(version, alias)
+    return replace(decision, promoted=False, due=alias)
 
 
 def _against(present: Champion | None) -> str:

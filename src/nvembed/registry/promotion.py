@@ -6,8 +6,10 @@ from nvembed.core.errors import UserError
 from nvembed.registry.locks import Lock, file_lock
 from nvembed.registry.records import PROMOTED, TAKEN_BACK, now, record, who
 from nvembed.registry.versions import CHALLENGER, CHAMPION, Version, aliased, check_files, named
-from nvembed.tracking.client import client
+from nvembed.registry.waiting import due, objection, promoters_command, settle, verdict_of
+from nvembed.tracking.client import client, is_refusal
 
+BY_HAND = "promoted by hand"
 ROLLED_BACK = "nvembed.rolled_back"  # on a version that a person took back: no verdict makes it champion again
 
 
@@ -15,29 +17,64 @@ def crown(version: Version, why: str, *, against: str = "", evaluation: str = ""
     """Move the alias `champion` to a version, and write down who did it, when, why, and from whom.
 
     `against` and `evaluation` say what it was judged against (see `records.Record`). The caller holds the lock.
+
+    Raises UserError if that is for promoters alone; then nothing is written down.
     """
+    from mlflow.exceptions import MlflowException
+
     mlflow, before = client(), aliased(version.name, CHAMPION)
     moment = now()
     tags = {"since": moment, "by": who(), "why": why[:5000], "before": before.version if before else ""}
     for name, value in tags.items():
         mlflow.set_model_version_tag(version.name, version.version, f"nvembed.champion_{name}", value)
     record(version, PROMOTED, why, against=against, evaluation=evaluation)
-    mlflow.set_registered_model_alias(version.name, CHAMPION, version.version)
+    try:
+        mlflow.set_registered_model_alias(version.name, CHAMPION, version.version)
+    except MlflowException as error:
+        if is_refusal(error):
+            _as_it_was(version)
+            raise UserError(
+                f"{who()} may not decide who is champion of {version.name!r}, a promoter may: "
+                + promoters_command(version, CHAMPION)
+            ) from error
+        raise
     if before is not None:
         mlflow.set_model_version_tag(version.name, before.version, "nvembed.champion_until", moment)
+    settle(version)
 
 
-def promote(name: str, version: str | int, why: str = "promoted by hand", *, lock: Lock = file_lock) -> Version:
-    """Make a version champion by hand, whatever the gate said.
+def _as_it_was(version: Version) -> None:
+    """Take back what was written on a version since it was read."""
+    for name, value in named(version.name, version.version).tags.items():
+        if name not in version.tags:
+            client().delete_model_version_tag(version.name, version.version, name)
+        elif value != version.tags[name]:
+            client().set_model_version_tag(version.name, version.version, name, version.tags[name])
 
-    Raises UserError if there is no such version, or if its files are not those that were registered.
+
+def promote(name: str, version: str | int, why: str = "", *, lock: Lock = file_lock) -> Version:
+    """Make a version champion by hand: with a reason `why`, or if it waits for nothing, whatever the gate said.
+
+    A version that passed the gate and waits for a promoter becomes champion by that verdict, if it still holds.
+
+    Raises UserError if it holds no more, if there is no such version, if its files are not those that were registered,
+    or if we are no promoter.
     """
     with lock(name) as held:
         chosen = named(name, str(version))
         if CHAMPION not in chosen.aliases:
+            verdict = None if why else verdict_of(chosen)
+            if verdict is not None and (no_more := objection(chosen)):
+                raise UserError(
+                    f"{name} version {version}: {no_more}; submit its run again, which judges it anew, "
+                    "or promote it in spite of that with --why"
+                )
             check_files(chosen)
             held()
-            crown(chosen, why)
+            if verdict is not None:
+                crown(chosen, verdict.why, against=verdict.against, evaluation=verdict.evaluation)
+            else:
+                crown(chosen, why or BY_HAND)
         if ROLLED_BACK in chosen.tags:
             client().delete_model_version_tag(name, chosen.version, ROLLED_BACK)
         return named(name, str(version))
@@ -67,7 +104,31 @@ def rollback(name: str, why: str = "rolled back by hand", *, lock: Lock = file_l
         return named(name, earlier)
 
 
-def challenge(version: Version) -> None:
-    """Give a version the alias `challenger`."""
-    if CHALLENGER not in version.aliases:
+def challenge(version: Version) -> bool:
+    """Give a version the alias `challenger`; False if MLflow lets only promoters set aliases, and we are none.
+
+    One that carries it is given it all the same: that is how we learn what we may.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
         client().set_registered_model_alias(version.name, CHALLENGER, version.version)
+    except MlflowException as error:
+        if is_refusal(error):
+            return False
+        raise
+    return True
+
+
+def make_challenger(name: str, version: str | int, *, lock: Lock = file_lock) -> Version:
+    """Give a version the alias `challenger` by hand. Raises UserError: no such version, or we are no promoter."""
+    with lock(name):
+        chosen = named(name, str(version))
+        if not challenge(chosen):
+            raise UserError(
+                f"{who()} may not decide who is challenger of {name!r}, a promoter may: "
+                + promoters_command(chosen, CHALLENGER)
+            )
+        if due(chosen) == CHALLENGER:
+            settle(chosen)
+        return named(name, str(version))

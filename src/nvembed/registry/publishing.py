@@ -22,6 +22,7 @@ from nvembed.registry.locks import Lock, file_lock
 from nvembed.registry.records import evaluations_of
 from nvembed.registry.registering import own_evaluation, register
 from nvembed.registry.versions import Version, fetch_model, find_version
+from nvembed.registry.waiting import promoters_command
 from nvembed.tracking.client import plain_errors
 from nvembed.tracking.store import sqlite_file, tracking_uri
 
@@ -51,7 +52,8 @@ def publish(
         lock: keeps others from registering this model, or promoting any of its name, at the same time.
 
     Returns:
-        `name`, `version`, `aliases`, `folder` (Sentence Transformers), `promoted` and `reason`, JSON values.
+        `name`, `version`, `aliases`, `folder` (Sentence Transformers), `promoted` and `reason`, JSON values; where
+        aliases are for promoters alone `due`, the one to give, and `promote`, a promoter's command.
 
     Raises:
         UserError: no tracking server, or one that goes away or takes nothing (what is done by then is not done again);
@@ -88,6 +90,9 @@ def _outcome(registration: Registration, digest: str, decision: Decision) -> dic
     final = find_version(registration.name, digest)
     assert final is not None
     note(f"registered {final.name} version {final.version} ({', '.join(final.aliases) or 'no alias'})")
+    waits = {"due": decision.due, "promote": promoters_command(final, decision.due)} if decision.due else {}
+    if waits:
+        note(f"only a promoter may make it {decision.due}: {waits['promote']}")
     return {
         "name": final.name,
         "version": final.version,
@@ -95,6 +100,7 @@ def _outcome(registration: Registration, digest: str, decision: Decision) -> dic
         "folder": str(_folder(final, digest)),
         "promoted": decision.promoted,
         "reason": decision.reason,
+        **waits,
     }
 
 

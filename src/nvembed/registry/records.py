@@ -15,6 +15,8 @@ from nvembed.tracking.store import pipeline_run_id
 
 RECORD_TAG = "nvembed.decision."  # + a number of three digits; the value is a `Record` as JSON
 PROMOTED, REFUSED, TAKEN_BACK = "promoted", "refused", "rolled back"
+PASSED = "passed"  # but whoever asked may set no alias; see `waiting`
+UNTRAINED = "untrained"
 _LONGEST = 5000  # MLflow's limit on a tag
 _OF_A_REASON = 3500
 
@@ -24,9 +26,9 @@ class Record:
     """One decision.
 
     Attributes:
-        what: `PROMOTED`, `REFUSED` or `TAKEN_BACK`.
+        what: `PROMOTED`, `PASSED`, `REFUSED` or `TAKEN_BACK`.
         who: a person's or a pod's user. run: the pipeline run that asked, if one did.
-        against: the champion it was judged against, as a version number; `untrained` for the untrained backbone,
+        against: the champion it was judged against, as a version number; `UNTRAINED` for the untrained backbone,
             empty where nothing was judged.
         evaluation: content digest of that rival's evaluation.
     """
@@ -47,13 +49,13 @@ def read_records(version: Version) -> list[Record]:
 
 
 def record(version: Version, what: str, why: str, *, against: str = "", evaluation: str = "") -> Record:
-    """Add a decision to a version's tags. A refusal that the same run met before (it was retried) is there already.
+    """Add a decision to a version's tags. What the same run was told before (it was retried) is there already.
 
     The caller holds the model's lock, and `version` was read under it: the number of the tag is one more than the last.
     """
     before = read_records(version)
     made = Record(what, who(), now(), why[:_OF_A_REASON], against, evaluation, pipeline_run_id() or "")
-    if what == REFUSED and any(replace(one, who=made.who, when=made.when) == made for one in before):
+    if what in (REFUSED, PASSED) and any(replace(one, who=made.who, when=made.when) == made for one in before):
         return made
     text = json.dumps({name: value for name, value in asdict(made).items() if value}, ensure_ascii=False)
     client().set_model_version_tag(version.name, version.version, f"{RECORD_TAG}{len(before) + 1:03d}", text[:_LONGEST])

@@ -15,6 +15,7 @@ from nvembed.tracking.store import URI, artifact_location, shown, sqlite_file, t
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "nvembed"
@@ -91,11 +92,17 @@ def why_unusable(error: BaseException) -> str | None:
         return f"{error.filename}: no right to write there"
     if not isinstance(error, MlflowException):
         return None
-    if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED") or "code 403" in text:
+    if is_refusal(error):
         return "it refuses to be changed by us (403); ask for the right to write"
     if (text.startswith("API request to") and ("failed with" in text)) or error.error_code == "TEMPORARILY_UNAVAILABLE":
         return "it no longer answers"
     return None
+
+
+def is_refusal(error: MlflowException) -> bool:
+    """Whether an error from the store says that we have no right to what was asked."""
+    codes = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
+    return error.error_code in codes or "code 403" in str(error)
 
 
 def experiment_id(mlflow: MlflowClient) -> str:
