@@ -14,7 +14,7 @@ from kfp.dsl import Dataset, Input, Model
 from components.evaluate.component import evaluate
 from components.mine_shard.component import mine_shard
 from components.prepare_shard.component import prepare_shard
-from pipelines.placing import in_room, on_machine, placed
+from pipelines.placing import in_room, on_machine, placed, reading
 
 
 @dsl.pipeline(name="evaluate-candidate")
@@ -26,6 +26,9 @@ def evaluate_candidate(
     image: str,
     state_claim: str,
     config_map: str,
+    tracking_secret: str,
+    models_claim: str,
+    stores_secret: str,
     cpu: str,
     memory: str,
     accelerator: str,
@@ -46,7 +49,8 @@ def evaluate_candidate(
         stage1=stage1,
         stage2=stage2,
     )
-    placed(judged, image, state_claim, config_map, hours=72)
+    placed(judged, image, state_claim, config_map, tracking_secret, hours=72)
+    reading(judged, config_map, models_claim, stores_secret)
     on_machine(judged, cpu, memory, accelerator, accelerators, tolerations, node_selector)
     return judged.outputs["results"]
 
@@ -60,6 +64,9 @@ def evaluate_candidates(
     image: str,
     state_claim: str,
     config_map: str,
+    tracking_secret: str,
+    models_claim: str,
+    stores_secret: str,
     cpu: str,
     memory: str,
     accelerator: str,
@@ -80,6 +87,9 @@ def evaluate_candidates(
             image=image,
             state_claim=state_claim,
             config_map=config_map,
+            tracking_secret=tracking_secret,
+            models_claim=models_claim,
+            stores_secret=stores_secret,
             cpu=cpu,
             memory=memory,
             accelerator=accelerator,
@@ -95,17 +105,36 @@ def evaluate_candidates(
 
 @dsl.pipeline(name="prepare-one-shard")
 def prepare_one_shard(
-    shard: str, data: str, image: str, state_claim: str, config_map: str, cpu: str, memory: str
+    shard: str,
+    data: str,
+    image: str,
+    state_claim: str,
+    config_map: str,
+    tracking_secret: str,
+    models_claim: str,
+    stores_secret: str,
+    cpu: str,
+    memory: str,
 ) -> Dataset:
     """One shard of the data."""
     made = prepare_shard(data=data, shard=shard)
-    in_room(placed(made, image, state_claim, config_map, hours=168), cpu, memory)
+    in_room(placed(made, image, state_claim, config_map, tracking_secret, hours=168), cpu, memory)
+    reading(made, config_map, models_claim, stores_secret)
     return made.outputs["blocks"]
 
 
 @dsl.pipeline(name="prepare-shards")
 def prepare_shards(
-    shards: list, data: str, image: str, state_claim: str, config_map: str, cpu: str, memory: str
+    shards: list,
+    data: str,
+    image: str,
+    state_claim: str,
+    config_map: str,
+    tracking_secret: str,
+    models_claim: str,
+    stores_secret: str,
+    cpu: str,
+    memory: str,
 ) -> List[Dataset]:
     """Every shard of the data."""
     with dsl.ParallelFor(items=shards, parallelism=4) as shard:
@@ -115,6 +144,9 @@ def prepare_shards(
             image=image,
             state_claim=state_claim,
             config_map=config_map,
+            tracking_secret=tracking_secret,
+            models_claim=models_claim,
+            stores_secret=stores_secret,
             cpu=cpu,
             memory=memory,
         )
@@ -129,6 +161,9 @@ def mine_one_shard(
     image: str,
     state_claim: str,
     config_map: str,
+    tracking_secret: str,
+    models_claim: str,
+    stores_secret: str,
     cpu: str,
     memory: str,
     accelerator: str,
@@ -139,7 +174,8 @@ def mine_one_shard(
 ) -> Dataset:
     """One share of the passages."""
     made = mine_shard(mining=mining, resources=resources, shard=shard, dataset=dataset)
-    placed(made, image, state_claim, config_map, hours=72)
+    placed(made, image, state_claim, config_map, tracking_secret, hours=72)
+    reading(made, config_map, models_claim, stores_secret)
     on_machine(made, cpu, memory, accelerator, accelerators, tolerations, node_selector)
     return made.outputs["neighbours"]
 
@@ -152,6 +188,9 @@ def mine_shards(
     image: str,
     state_claim: str,
     config_map: str,
+    tracking_secret: str,
+    models_claim: str,
+    stores_secret: str,
     cpu: str,
     memory: str,
     accelerator: str,
@@ -169,6 +208,9 @@ def mine_shards(
             image=image,
             state_claim=state_claim,
             config_map=config_map,
+            tracking_secret=tracking_secret,
+            models_claim=models_claim,
+            stores_secret=stores_secret,
             cpu=cpu,
             memory=memory,
             accelerator=accelerator,

@@ -15,7 +15,7 @@ from components.resolve_recipe.component import resolve_recipe
 from components.synthesize_data.component import synthesize_data
 from components.train.component import train
 from pipelines.loops import evaluate_candidates, mine_shards, prepare_shards
-from pipelines.placing import IMAGE, SECRETS_MOUNT, in_room, on_machine, placed
+from pipelines.placing import IMAGE, SECRETS_MOUNT, in_room, on_machine, placed, reading
 
 
 @dsl.pipeline(name="nvembed", description="Train, judge and register an NV-Embed style text embedding model.")
@@ -26,6 +26,9 @@ def nvembed_pipeline(
     state_claim: str = "nvembed-state",
     config_map: str = "nvembed",
     llm_secret: str = "nvembed-llm",
+    tracking_secret: str = "nvembed-tracking",
+    stores_secret: str = "nvembed-stores",
+    models_claim: str = "nvembed-models",
 ):
     """From a recipe to a registered model.
 
@@ -34,14 +37,21 @@ def nvembed_pipeline(
         overrides: Changes to the recipe, `section.key=value`, one a line.
         image: The image every task runs in. Its name is part of every cache key, so a new image is a cache miss.
         state_claim: Volume claim for checkpoints and caches.
-        config_map: Config map with MLFLOW_TRACKING_URI and NVEMBED_STATE.
+        config_map: Config map with MLFLOW_TRACKING_URI, NVEMBED_STATE and HF_HOME.
         llm_secret: Secret with the language models' keys, each under the name that `api_key_env` gives; it may be
             missing where synthesis is off.
+        tracking_secret: Secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; it may be missing where
+            MLflow wants no log-in.
+        stores_secret: Secret with what object stores and the hub ask for (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+            AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_REGION, HF_TOKEN); it, and any of its keys, may be missing.
+        models_claim: Volume claim for what comes from the hub, fetched once for all tasks and runs.
     """
-    place = (image, state_claim, config_map)
+    place = (image, state_claim, config_map, tracking_secret)
+    sources = (config_map, models_claim, stores_secret)
     closing = placed(finalize_run(), *place, again=True)
     with dsl.ExitHandler(closing, name="run"):
-        sections = placed(resolve_recipe(recipe=recipe, overrides=overrides), *place, again=True).outputs
+        resolving = placed(resolve_recipe(recipe=recipe, overrides=overrides), *place, again=True)
+        sections = reading(resolving, *sources).outputs
         names = ("cpu", "memory", "accelerator", "accelerators", "tolerations", "node_selector")
         machine = {name: sections[name] for name in names}
         # a TrainJob brings nodes of its own: the task that waits for it needs next to nothing
@@ -52,10 +62,14 @@ def nvembed_pipeline(
             image=image,
             state_claim=state_claim,
             config_map=config_map,
+            tracking_secret=tracking_secret,
+            models_claim=models_claim,
+            stores_secret=stores_secret,
             cpu=machine["cpu"],
             memory=machine["memory"],
         ).output
-        writing = on_machine(placed(synthesize_data(synthesis=sections["synthesis"]), *place, hours=168), **machine)
+        writing = placed(synthesize_data(synthesis=sections["synthesis"]), *place, hours=168)
+        on_machine(reading(writing, *sources), **machine)
         # As files, so that a recipe may name its keys as it likes, and no other task sees them.
         kubernetes.use_secret_as_volume(writing, secret_name=llm_secret, mount_path=SECRETS_MOUNT, optional=True)
         written = {
@@ -63,7 +77,7 @@ def nvembed_pipeline(
             "synthetic_eval_sets": writing.outputs["eval_sets"],
         }
         preparing = placed(prepare_data(data=sections["data"], shards=shards, **written), *place)
-        prepared = in_room(preparing, machine["cpu"], machine["memory"]).outputs
+        prepared = in_room(reading(preparing, *sources), machine["cpu"], machine["memory"]).outputs
         mining = {
             "mining": sections["mining"],
             "resources": sections["resources"],
@@ -74,22 +88,25 @@ def nvembed_pipeline(
             image=image,
             state_claim=state_claim,
             config_map=config_map,
+            tracking_secret=tracking_secret,
+            models_claim=models_claim,
+            stores_secret=stores_secret,
             **machine,
             **mining,
         ).output
         merging = placed(mine_hard_negatives(shards=neighbours, **mining), *place, hours=72)
-        mined = on_machine(merging, **machine).outputs["mined"]
+        mined = on_machine(reading(merging, *sources), **machine).outputs["mined"]
         common = {
             "model": sections["model"],
             "resources": sections["resources"],
             "eval_sets": prepared["eval_sets"],
         }
         first = train(name="stage1", stage=sections["stage1"], dataset=mined, **common)
-        stage1 = on_machine(placed(first, *place, hours=336), **trainer).outputs["adapter"]
+        stage1 = on_machine(reading(placed(first, *place, hours=336), *sources), **trainer).outputs["adapter"]
         fresh = mine_again(model=sections["model"], mined=mined, stage1=stage1, **mining)
-        again = on_machine(placed(fresh, *place, hours=72), **machine).outputs["again"]
+        again = on_machine(reading(placed(fresh, *place, hours=72), *sources), **machine).outputs["again"]
         second = train(name="stage2", stage=sections["stage2"], dataset=again, init=stage1, **common)
-        stage2 = on_machine(placed(second, *place, hours=336), **trainer).outputs["adapter"]
+        stage2 = on_machine(reading(placed(second, *place, hours=336), *sources), **trainer).outputs["adapter"]
         results = evaluate_candidates(
             candidates=sections["candidates"],
             evaluation=sections["evaluation"],
@@ -98,6 +115,9 @@ def nvembed_pipeline(
             image=image,
             state_claim=state_claim,
             config_map=config_map,
+            tracking_secret=tracking_secret,
+            models_claim=models_claim,
+            stores_secret=stores_secret,
             eval_sets=prepared["eval_sets"],
             stage1=stage1,
             stage2=stage2,
@@ -121,6 +141,7 @@ def nvembed_pipeline(
             *place,
             again=True,
         )
-        compared = on_machine(comparing, **machine).outputs["comparison"]
+        compared = on_machine(reading(comparing, *sources), **machine).outputs["comparison"]
         registering = register_model(model=sections["model"], adapter=stage2, comparison=compared, **known)
-        in_room(placed(registering, *place, again=True), machine["cpu"], machine["memory"])
+        placed(registering, *place, again=True)
+        in_room(reading(registering, *sources), machine["cpu"], machine["memory"])

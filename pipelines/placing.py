@@ -5,15 +5,32 @@ from kfp.dsl import PipelineTask
 
 IMAGE = "nvembed:0.1.0"
 STATE_MOUNT = "/state"
+MODELS_MOUNT = "/models"
 SECRETS_MOUNT = "/secrets"
 USER = 1000
 HOUR = 3600
 RETRIES = {"num_retries": 2, "backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "600s"}
 """For pods that are evicted and nodes that are lost: each task goes on where it was."""
+TRACKING = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+STORES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "HF_TOKEN",
+)
 
 
 def placed(
-    task: PipelineTask, image: str, state_claim: str, config_map: str, *, again: bool = False, hours: int = 24
+    task: PipelineTask,
+    image: str,
+    state_claim: str,
+    config_map: str,
+    tracking_secret: str,
+    *,
+    again: bool = False,
+    hours: int = 24,
 ) -> PipelineTask:
     """Where and as whom a task runs, and for how long at most.
 
@@ -30,9 +47,24 @@ def placed(
         config_map_name=config_map,
         config_map_key_to_env={"MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI", "NVEMBED_STATE": "NVEMBED_STATE"},
     )
+    _secret_env(task, tracking_secret, TRACKING)
     kubernetes.mount_pvc(task, pvc_name=state_claim, mount_path=STATE_MOUNT)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     return task
+
+
+def reading(task: PipelineTask, config_map: str, models_claim: str, stores_secret: str) -> PipelineTask:
+    """What a task needs that reads models or data: the hub's cache, and the keys of object stores and of the hub."""
+    kubernetes.mount_pvc(task, pvc_name=models_claim, mount_path=MODELS_MOUNT)
+    # From the config map, as a constant of the task it would hold on a laptop, too.
+    cache = {"HF_HOME": "HF_HOME"}
+    kubernetes.use_config_map_as_env(task, config_map_name=config_map, config_map_key_to_env=cache, optional=True)
+    return _secret_env(task, stores_secret, STORES)
+
+
+def _secret_env(task: PipelineTask, secret: str, keys: tuple[str, ...]) -> PipelineTask:
+    """A secret's keys as variables of the same names. It may be missing, and any of its keys."""
+    return kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=True)
 
 
 def in_room(task: PipelineTask, cpu: str, memory: str) -> PipelineTask:

@@ -41,6 +41,7 @@ def launching_pod(owner: Tree, **spec: Any) -> Tree:
     reference = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": owner["metadata"]["name"]}
     reference |= {"uid": owner["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}
     config = {"configMapKeyRef": {"name": "nvembed", "key": "NVEMBED_STATE"}}
+    stores = {"name": "nvembed-stores", "optional": True}
     main = {
         "name": "main",
         "image": "registry.example/nvembed@sha256:" + "0" * 64,
@@ -49,10 +50,17 @@ def launching_pod(owner: Tree, **spec: Any) -> Tree:
             {"name": "NVEMBED_STATE", "valueFrom": config},
             {"name": "MLFLOW_TRACKING_URI", "valueFrom": {"configMapKeyRef": {"name": "nvembed", "key": "M"}}},
             {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+            {"name": "HF_HOME", "valueFrom": {"configMapKeyRef": {**config["configMapKeyRef"], "key": "HF_HOME"}}},
+            {
+                "name": "AWS_SECRET_ACCESS_KEY",
+                "valueFrom": {"secretKeyRef": {**stores, "key": "AWS_SECRET_ACCESS_KEY"}},
+            },
+            {"name": "MLFLOW_TRACKING_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "t", "key": "p"}}},
             {"name": "PLANTED", "value": "s3cr3t-value"},
         ],
         "volumeMounts": [
             {"name": "state", "mountPath": "/state"},
+            {"name": "models", "mountPath": "/models"},
             {"name": "kfp-launcher", "mountPath": "/kfp-launcher"},
         ],
         "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "runAsNonRoot": True},
@@ -64,6 +72,7 @@ def launching_pod(owner: Tree, **spec: Any) -> Tree:
             "volumes": [
                 {"name": "kfp-launcher", "emptyDir": {}},
                 {"name": "state", "persistentVolumeClaim": {"claimName": "nvembed-state"}},
+                {"name": "models", "persistentVolumeClaim": {"claimName": "nvembed-models"}},
             ],
             **spec,
         },
@@ -74,7 +83,8 @@ def launching_pod(owner: Tree, **spec: Any) -> Tree:
 def furnish(api: Api, *, modes: tuple[str, ...] = ("ReadWriteMany",), gpus: int = 0) -> None:
     """What a cluster has on which everything is installed."""
     api.put("clustertrainingruntimes", RUNTIME)
-    api.put("persistentvolumeclaims", {"metadata": {"name": "nvembed-state"}, "spec": {"accessModes": list(modes)}})
+    for name in ("nvembed-state", "nvembed-models"):
+        api.put("persistentvolumeclaims", {"metadata": {"name": name}, "spec": {"accessModes": list(modes)}})
     api.put("localqueues", {"metadata": {"name": "gpus"}})
     api.put("nodes", {"metadata": {"name": "one"}, "status": {"allocatable": {"nvidia.com/gpu": str(gpus)}}})
     owner = api.put("workflows", workflow())

@@ -92,11 +92,17 @@ def test_the_jobs_pods_are_the_tasks_kin_and_hold_no_secrets_value():
     names = {one["name"]: one for one in job["spec"]["trainer"]["env"]}
     assert {"NVEMBED_STATE", "HF_TOKEN"} <= names.keys()
     assert names["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
-    assert not {"KFP_POD_NAME", "MLFLOW_TRACKING_URI", "PLANTED"} & names.keys()
+    wanted = {"name": "nvembed-stores", "key": "AWS_SECRET_ACCESS_KEY", "optional": True}
+    assert names["AWS_SECRET_ACCESS_KEY"]["valueFrom"] == {"secretKeyRef": wanted}
+    assert "configMapKeyRef" in names["HF_HOME"]["valueFrom"]
+    ours = {"KFP_POD_NAME", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD", "PLANTED"}
+    assert not ours & names.keys(), "what is the launcher's alone, or MLflow's, to whom only the task speaks"
     assert "s3cr3t-value" not in json.dumps(job)
     pod = pod_patch(job)
     (container,) = pod["containers"]
     assert {"name": "state", "mountPath": "/state"} in container["volumeMounts"]
+    assert {"name": "models", "mountPath": "/models"} in container["volumeMounts"]
+    assert {"name": "models", "persistentVolumeClaim": {"claimName": "nvembed-models"}} in pod["volumes"]
     assert "kfp-launcher" not in json.dumps(pod)
     assert pod["securityContext"] == {
         "runAsUser": 1000,

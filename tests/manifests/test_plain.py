@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -112,8 +113,15 @@ def test_the_names_are_those_the_pipeline_asks_for() -> None:
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
     config = named(OBJECTS, "ConfigMap", inputs["config_map"]["defaultValue"])
     state = named(OBJECTS, "PersistentVolumeClaim", inputs["state_claim"]["defaultValue"])
-    assert {config["data"]["NVEMBED_STATE"]} == {mount["mountPath"] for one in executors for mount in one["pvcMount"]}
-    assert state["spec"]["accessModes"] == ["ReadWriteMany"]
+    mounts = [mount for one in executors for mount in one["pvcMount"]]
+    mounted = {mount["pvcNameParameter"].get("componentInputParameter", ""): mount["mountPath"] for mount in mounts}
+    places = {name.removeprefix("pipelinechannel--"): place for name, place in mounted.items()}
+    models = named(OBJECTS, "PersistentVolumeClaim", inputs["models_claim"]["defaultValue"])
+    assert places == {"state_claim": config["data"]["NVEMBED_STATE"], "models_claim": "/models"}
+    assert Path(config["data"]["HF_HOME"]).is_relative_to(places["models_claim"])
+    keys = {pair["configMapKey"] for one in executors for taken in one["configMapAsEnv"] for pair in taken["keyToEnv"]}
+    assert keys == config["data"].keys()
+    assert {*state["spec"]["accessModes"], *models["spec"]["accessModes"]} == {"ReadWriteMany"}
     assert mlflow_container()["image"] == inputs["image"]["defaultValue"]
 
 

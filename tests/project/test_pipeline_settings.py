@@ -35,6 +35,7 @@ def settings() -> dict[str, dict[str, Any]]:
             "env": sorted([one["name"] for one in own.get("fieldPathAsEnv", [])] + _config(own)),
             "volumes": {one["mountPath"]: _short(one["pvcNameParameter"]) for one in own.get("pvcMount", [])},
             "secrets": {one["mountPath"]: _short(one["secretNameParameter"]) for one in own.get("secretAsVolume", [])},
+            "secret_env": _secret_env(own),
             "shm": [f"{one['medium']} {one['sizeLimit']}" for one in own.get("emptyDirMounts", [])],
             "retries": retries.get(name.removeprefix("exec-")),
             "hours": int(own["activeDeadlineSeconds"]) / 3600,
@@ -45,6 +46,16 @@ def settings() -> dict[str, dict[str, Any]]:
 
 def _config(own: dict[str, Any]) -> list[str]:
     return [pair["envVar"] for one in own.get("configMapAsEnv", []) for pair in one["keyToEnv"]]
+
+
+def _secret_env(own: dict[str, Any]) -> dict[str, list[str]]:
+    """Secret → the variables it gives, each under its key's own name, none of which has to be there."""
+    found = {}
+    for one in own.get("secretAsEnv", []):
+        assert one["optional"] is True and "secretName" not in one
+        assert all(pair["envVar"] == pair["secretKey"] for pair in one["keyToEnv"])
+        found[_short(one["secretNameParameter"])] = [pair["envVar"] for pair in one["keyToEnv"]]
+    return found
 
 
 def _retries(spec: dict[str, Any]) -> dict[str, list[Any]]:
@@ -94,6 +105,22 @@ def test_what_computes_gets_the_recipes_machine_and_what_trains_its_own() -> Non
     for name in ("evaluate", "mine-shard", "mine-hard-negatives", "mine-again", "compare-models", "synthesize-data"):
         assert found[name]["accelerators"] == ["{accelerator}", "{accelerators}"], name
         assert found[name]["memory"] == ["{memory}", "{memory}"], name
+
+
+def test_every_task_may_log_in_to_mlflow_and_all_but_the_last_read_from_stores_and_the_hub() -> None:
+    found = settings()
+    for name, one in found.items():
+        tracked, reads = "{tracking_secret}" in one["secret_env"], "{stores_secret}" in one["secret_env"]
+        assert tracked, name
+        assert reads == ("HF_HOME" in one["env"]) == (one["volumes"].get("/models") == "{models_claim}"), name
+        assert reads == (name != "finalize-run"), name
+
+
+def test_a_store_that_wants_no_keys_and_a_config_map_without_the_hubs_cache_stop_no_task() -> None:
+    _, platform = yaml.safe_load_all(pipeline_file().read_text(encoding="utf-8"))
+    for own in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        cache = [one for one in own["configMapAsEnv"] if one["keyToEnv"][0]["envVar"] == "HF_HOME"]
+        assert all(one["optional"] is True for one in cache)
 
 
 def test_only_the_task_that_asks_language_models_sees_their_keys() -> None:
