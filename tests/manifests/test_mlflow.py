@@ -15,8 +15,14 @@ API = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
 
 
 @pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+def claim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The volume of the server's pod."""
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture(scope="module")
+def mlflow(claim: Path) -> Iterator[int]:
+    folder, port = claim, free_port()
     (box,) = named(OBJECTS, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
     places = {"/mlflow/": f"{folder}/", "=0.0.0.0": "=127.0.0.1", "=5000": f"={port}", "--workers=2": "--workers=1"}
     server = Server(box, World(places), folder, port)
@@ -120,3 +126,67 @@ def test_a_backup_that_is_not_there_is_told_with_those_that_are(volumes: Path) -
     database(volumes / "backup" / "mlflow-20300101T000000Z.db", 1)
     code, said = restore(volumes, BACKUP="mlflow-1999.db")
     assert code == 1 and "mlflow-20300101T000000Z.db" in said
+
+
+@pytest.fixture
+def bin_(mlflow: int, volumes: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Runs of the server by what they are: their files went to it by proxy, and all but one are deleted."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"http://localhost:{mlflow}")
+    experiment = client.create_experiment(volumes.name)
+    runs = {}
+    for name in ("alive", "deleted", "evidence"):
+        runs[name] = client.create_run(experiment).info.run_id
+        client.log_text(runs[name], "scores", "evaluations/scores.txt")
+    client.create_registered_model(volumes.name)
+    client.create_model_version(volumes.name, f"runs:/{runs['evidence']}/model", runs["evidence"])
+    for name in ("deleted", "evidence"):
+        client.delete_run(runs[name])
+    yield runs
+    client.delete_registered_model(volumes.name)
+
+
+def collected(claim: Path, days: str) -> str:
+    (box,) = pod_of(named(OBJECTS, "CronJob", "mlflow-gc"))["spec"]["containers"]  # type: ignore[index]
+    done = World({"/mlflow/": f"{claim}/"}).run({**box, "args": [days]}, claim)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_the_bin_is_emptied_beside_the_running_server_but_for_what_versions_rest_on(
+    mlflow: int, claim: Path, bin_: dict[str, str]
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"http://localhost:{mlflow}")
+
+    def files() -> set[str]:
+        return {name for name, run in bin_.items() if list(claim.rglob(f"{run}/artifacts/evaluations/*.txt"))}
+
+    assert "removed 0 runs" in collected(claim, "30")
+    assert files() == set(bin_), "what was deleted just now stays for a while"
+    assert "removed 1 runs" in collected(claim, "0")
+    assert files() == {"alive", "evidence"}
+    for name in ("alive", "evidence"):
+        assert client.get_run(bin_[name]).info.run_id == bin_[name]
+    with pytest.raises(MlflowException, match="not found"):
+        client.get_run(bin_["deleted"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "uri", "says"),
+    [
+        (["-1"], "sqlite:///x.db", "give one number"),
+        ([], "sqlite:///x.db", "give one number"),
+        (["30"], "http://user:secret@localhost:1", "give the database's own address"),
+    ],
+)
+def test_a_bin_that_cannot_be_emptied_from_here_is_one_line(
+    tmp_path: Path, arguments: list[str], uri: str, says: str
+) -> None:
+    box = {"command": ["python3", "-m", "nvembed.registry.collecting"], "args": arguments}
+    done = World({}).run({**box, "env": [{"name": "MLFLOW_TRACKING_URI", "value": uri}]}, tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and says in line and "secret" not in line

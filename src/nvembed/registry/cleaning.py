@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nvembed.registry.collecting import destroy
 from nvembed.registry.versions import CHAMPION, Version, list_versions
 from nvembed.tracking.client import client
 from nvembed.tracking.store import shown, tracking_uri
@@ -49,9 +50,12 @@ def remove(found: Expendable) -> Iterator[str]:
     store = os.environ.get("MLFLOW_BACKEND_STORE_URI") or tracking_uri() or ""
     if store.startswith("http"):
         count = len(models) + len(found.runs)
-        yield f"{count} stay in the bin of {shown(store)}; run this beside its store, with MLFLOW_BACKEND_STORE_URI"
+        yield (
+            f"{count} stay in the bin of {shown(store)}, which job mlflow-gc empties, "
+            "or this, run beside its store with MLFLOW_BACKEND_STORE_URI"
+        )
         return
-    _collect(store, models, found.runs)
+    destroy(store, models, found.runs)
     if found.runs:
         yield f"removed {len(found.runs)} deleted runs"
 
@@ -76,17 +80,3 @@ def _deleted_runs() -> list[str]:
         if not token:
             break
     return runs
-
-
-def _collect(uri: str, models: list[str], runs: list[str]) -> None:
-    """What `mlflow gc` does, for these alone: the command without a list of experiments takes all in the bin."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-    from mlflow.tracking._tracking_service.utils import _get_store
-
-    store = _get_store(uri)
-    for run in runs:
-        get_artifact_repository(store.get_run(run).info.artifact_uri).delete_artifacts()
-        store._hard_delete_run(run)
-    for model in models:
-        get_artifact_repository(store.get_logged_model(model, allow_deleted=True).artifact_location).delete_artifacts()
-        store._hard_delete_logged_model(model)
