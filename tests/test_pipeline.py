@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import mlflow
 import pytest
 import yaml
+from conftest import planted_in
 
 from nvembed.core.artifacts import read_manifest
 from nvembed.core.digests import digest_folder
@@ -82,6 +83,11 @@ def test_every_task_has_a_run_under_the_one_parent(tiny_run: TinyRun) -> None:
     }
     assert parent.info.status == "FINISHED"
     assert "eval/stage2.test.retrieval" in parent.data.metrics
+
+
+def test_no_value_of_a_secret_stands_in_what_a_run_writes_tracks_or_says(tiny_run: TinyRun) -> None:
+    assert (tiny_run.out / "mlflow.db").is_file() and list(tiny_run.out.glob("logs/*"))
+    assert planted_in(tiny_run.stdout, folders=(tiny_run.out,)) == []
 
 
 def test_again_trains_nothing_and_registers_nothing_then_a_changed_stage_2_redoes_stage_2_alone(

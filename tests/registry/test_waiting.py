@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import planted_in
 from manifest_files import built, named, pod_of
 from mlflow_service import Server, World, free_port
 from registry_race import bring_one, enter_challengers, judge, version_of
@@ -32,8 +34,8 @@ ADMIN = "password-of-admin-1"
 
 
 @pytest.fixture(scope="module")
-def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The server's address. Its accounts are there."""
+def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server. Its accounts are there."""
     folder, port = tmp_path_factory.mktemp("production"), free_port()
     (folder / "auth").mkdir()
     secrets = {
@@ -51,12 +53,11 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = Server(serve, world, folder, port)
     server.start()
     prepare_mlflow()
-    address = f"http://localhost:{port}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         patch.setenv("MLFLOW_TRACKING_PASSWORD", ADMIN)
-        make_accounts(address, PASSWORDS)
-    yield address
+        make_accounts(f"http://localhost:{port}", PASSWORDS)
+    yield server
     server.kill()
 
 
@@ -66,9 +67,9 @@ def be(name: str) -> None:
 
 
 @pytest.fixture
-def pipeline(production: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def pipeline(production: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """We are the account `pipeline`; what a test registers is gone after it."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", production)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{production.port}")
     monkeypatch.setenv("NVEMBED_STATE", str(tmp_path / "state"))
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
@@ -100,11 +101,14 @@ def promoter(*words: str) -> int:
 
 def test_the_task_succeeds_the_verdict_stays_and_a_promoters_command_makes_it_champion(
     pipeline: None,
+    production: Server,
     adapters: Callable[[int], Path],
     contest: Callable[..., Contest],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.DEBUG)
     judged = contest(adapters(1), gain=0.1)
     results = [str(folder) for folder in judged.results]
     sections = section_json(GATE), section_json(MODEL)
@@ -142,6 +146,8 @@ def test_the_task_succeeds_the_verdict_stays_and_a_promoters_command_makes_it_ch
     capsys.readouterr()
     assert main(["registry", "list"]) == 0
     assert "waits" not in capsys.readouterr().out
+    # no password in a tag, a parameter, an artifact, the server's log or ours
+    assert planted_in(caplog.text, folders=(production.folder, tmp_path), values=PASSWORDS.values()) == []
 
 
 def test_of_two_that_wait_the_second_is_held_to_the_gate(field: Path, capsys: pytest.CaptureFixture[str]) -> None:

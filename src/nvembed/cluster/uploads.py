@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from nvembed.core.digests import digest_file, digest_folder
@@ -11,6 +12,8 @@ from nvembed.core.progress import Progress
 from nvembed.recipe import Recipe
 
 STORE = "NVEMBED_UPLOADS"
+_UPLOADABLE = ("data.path", "synthesis.documents")
+_ADDRESS = "give its s3://, gs:// or hf:// address"
 
 
 def upload(path: Path, store: str, *, key: str) -> str:
@@ -76,12 +79,37 @@ def local_paths(recipe: Recipe) -> dict[str, str]:
     Raises UserError for a relative path that is not here: it is nowhere.
     """
     found = {}
-    for key, value in (("data.path", recipe.data.path), ("synthesis.documents", recipe.synthesis.documents)):
-        if value is None or "://" in value:
-            continue
+    for key, value in _uploadable(recipe).items():
         here = Path(value).expanduser()
         if here.exists():
             found[key] = value
         elif not here.is_absolute():
             raise UserError(f"{key}: {value}: there is no such file here, and a relative path means nothing to a pod")
     return found
+
+
+def check_paths_in_pod(recipe: Recipe) -> None:
+    """Raise UserError for data that this pod does not see: it lies where the recipe was submitted from."""
+    for key, value in {**_uploadable(recipe), **_other_paths(recipe)}.items():
+        if Path(value).expanduser().exists():
+            continue
+        mend = f"give `nvembed submit --upload-to s3://bucket/folder`, which uploads it, or {_ADDRESS}"
+        raise UserError(
+            f"{key}: {value}: there is no such file in this pod: on a cluster a path means a volume that the pods "
+            f"mount, not your machine; {mend if key in _UPLOADABLE else f'put it there, or {_ADDRESS}'}"
+        )
+
+
+def _uploadable(recipe: Recipe) -> dict[str, str]:
+    """Recipe key → local path, of what `nvembed submit` uploads."""
+    return _local(dict(zip(_UPLOADABLE, (recipe.data.path, recipe.synthesis.documents), strict=True)))
+
+
+def _other_paths(recipe: Recipe) -> dict[str, str]:
+    sources = {f"data.sources.{name}.path": one.path for name, one in recipe.data.sources.items()}
+    own = {f"evaluation.own.{name}.path": one.path for name, one in recipe.evaluation.own.items()}
+    return _local({**sources, **own, "data.hub_mirror": recipe.data.hub_mirror})
+
+
+def _local(paths: Mapping[str, str | None]) -> dict[str, str]:
+    return {key: path for key, path in paths.items() if path is not None and "://" not in path}

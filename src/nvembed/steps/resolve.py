@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from nvembed import tracking
 from nvembed.core.digests import canonical_json
 from nvembed.recipe import Resources, load_recipe, section_json
@@ -22,13 +24,17 @@ def resolve_recipe(recipe: str, overrides: str = "") -> dict[str, str]:
 
     The only task that creates the run's parent in MLflow; all others find it.
     """
+    from nvembed.cluster.uploads import check_paths_in_pod
     from nvembed.data.shards import plan_shards, shard_json
     from nvembed.evaluation.plan import plan_items
     from nvembed.mining import plan_shards as plan_mining
 
     with task("resolve_recipe"):
         lines = [line for line in overrides.splitlines() if line.strip()]
-        resolved = check_recipe(load_recipe(recipe, lines))
+        asked = load_recipe(recipe, lines)
+        if os.environ.get("KFP_RUN_ID"):  # only Kubeflow's pods have it
+            check_paths_in_pod(asked)
+        resolved = check_recipe(asked)
         tracking.open_parent(tracking.pipeline_run_id(), resolved, overrides=lines)
         shards = plan_shards(resolved.data, resolved.resources.prepare_shards)
         planned = [shard_json(number, shard) for number, shard in enumerate(shards)]
