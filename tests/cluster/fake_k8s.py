@@ -52,6 +52,12 @@ class _Handler(BaseHTTPRequestHandler):
             resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
             self._send(201, {**body, "status": {"allowed": self.api.allowed(asked["verb"], resource)}})
             return
+        if path.rstrip("/") == "/version":
+            self._send(200, {"gitVersion": self.api.git_version})
+            return
+        if path.rstrip("/") == "/apis":
+            self._send(200, self.api.groups())
+            return
         route = Route.of(path, query)
         if not route.known or route.plural in self.api.absent:
             self._send_text(404, "404 page not found\n")

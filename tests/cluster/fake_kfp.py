@@ -27,6 +27,8 @@ class Kubeflow:
     terminated: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
     fail_next_looks: int = 0
+    version: str = "2.17.0"
+    multi_user: bool = False
     url: str = ""
 
     def submitted(self) -> dict[str, Any]:
@@ -37,7 +39,7 @@ class Kubeflow:
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, dict[str, Any]]:
         """Status and body for a request under `/apis/v2beta1`."""
         if (method, path) == ("GET", "/healthz"):
-            return 200, {"multi_user": False}
+            return 200, {"commit_sha": "0" * 40, "tag_name": self.version, "multi_user": self.multi_user}
         if (method, path) == ("GET", "/experiments"):
             wanted = json.loads(query["filter"][0])["predicates"][0]["stringValue"] if "filter" in query else None
             found = [one for one in self.experiments.values() if wanted in (None, one["display_name"])]

@@ -17,6 +17,9 @@ KINDS = {
     ("", "v1", "events"): "Event",
     ("", "v1", "nodes"): "Node",
     ("", "v1", "persistentvolumeclaims"): "PersistentVolumeClaim",
+    ("", "v1", "configmaps"): "ConfigMap",
+    ("apps", "v1", "deployments"): "Deployment",
+    ("jobset.x-k8s.io", "v1alpha2", "jobsets"): "JobSet",
     ("trainer.kubeflow.org", "v1alpha1", "trainjobs"): "TrainJob",
     ("trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes"): "ClusterTrainingRuntime",
     ("trainer.kubeflow.org", "v1alpha1", "trainingruntimes"): "TrainingRuntime",
@@ -60,12 +63,15 @@ class Log:
 class Api:
     """The cluster's state.
 
-    `denied` holds (verb, resource) that we have no right to; `absent` plurals of kinds that are not installed; `faults`
-    is asked before each request (method, path, query) and names what goes wrong, or None.
+    `denied` holds (verb, resource) that we have no right to; `absent` plurals of kinds that are not installed; `also`
+    (group, version) that are served with kinds unknown here; `faults` is asked before each request (method, path,
+    query) and names what goes wrong, or None.
     """
 
     denied: set[tuple[str, str]] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
+    also: set[tuple[str, str]] = field(default_factory=set)
+    git_version: str = "v1.36.1"
     faults: Callable[[str, str, dict[str, list[str]]], str | None] = lambda *_: None
     url: str = ""
     requests: list[str] = field(default_factory=list)
@@ -193,6 +199,15 @@ class Api:
             self.remove(plural, key[1], key[0] or "team")
 
     # what requests do
+    def groups(self) -> Tree:
+        """The groups that are served, with their versions."""
+        served = {(group, version) for group, version, plural in KINDS if group and plural not in self.absent}
+        found = [
+            {"name": name, "versions": [{"groupVersion": f"{name}/{one}", "version": one}]}
+            for name, one in sorted(served | self.also)
+        ]
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": found}
+
     def allowed(self, verb: str, resource: str) -> bool:
         return (verb, resource) not in self.denied
 

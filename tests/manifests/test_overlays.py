@@ -14,7 +14,7 @@ import pytest
 import yaml
 from manifest_files import FOLDER, NEWEST, OVERLAYS, ROOT, built, check, containers, named, pod_of, pods, title
 
-from nvembed.cluster import checks, reaping
+from nvembed.cluster import checks, health, reaping
 
 RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 # What an operator makes by hand; docs/cluster.md has a command for each.
@@ -134,7 +134,8 @@ def allowed(role: dict[str, Any]) -> set[tuple[str, str, str, str]]:
 
 @overlays
 def test_the_roles_allow_what_the_code_asks_for(overlay: str) -> None:
-    assert set(checks.RIGHTS) <= allowed(named(built(overlay), "Role", "nvembed"))
+    assert {*checks.RIGHTS, *health.LEASES} <= allowed(named(built(overlay), "Role", "nvembed"))
+    assert set(health.LOOKING) == allowed(named(built(overlay), "ClusterRole", "nvembed"))
     assert set(reaping.RIGHTS) == allowed(named(built(overlay), "Role", "nvembed-reaper"))
 
 

@@ -12,26 +12,15 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nvembed.core.errors import UserError
+from nvembed.core.findings import Finding, guarded
 
-State = Literal["ok", "warning", "wrong", "absent"]
 GB = 1e9
 LEAST_DISK, LEAST_SHM = 10 * GB, 1 * GB
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: `absent` is what is not there and need not be; `wrong` makes the command's exit code 1."""
-
-    check: str
-    state: State
-    says: str
-    mend: str = ""
 
 
 def local_findings(store: str | None = None) -> Iterator[Finding]:
@@ -46,15 +35,6 @@ def local_findings(store: str | None = None) -> Iterator[Finding]:
     ]
     for name, check in checks:
         yield from guarded(name, check)
-
-
-def guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The check's findings; a check that fails is itself a finding."""
-    try:
-        yield from check()
-    except Exception as error:  # noqa: BLE001 - a doctor who faints helps nobody
-        said = " ".join(str(error).split())[:200]
-        yield Finding(name, "wrong", f"could not be checked ({type(error).__name__}: {said})")
 
 
 def _versions() -> Iterator[Finding]:

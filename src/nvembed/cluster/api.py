@@ -62,6 +62,9 @@ class Cluster:
         self.custom = kinds.CustomObjectsApi(client)
         self.core = kinds.CoreV1Api(client)
         self.authorization = kinds.AuthorizationV1Api(client)
+        self.apps = kinds.AppsV1Api(client)
+        self.groups = kinds.ApisApi(client)
+        self.version = kinds.VersionApi(client)
 
     def call(self, what: str, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Call one of the client's functions. `what` says in words what is being done, for messages.
@@ -167,8 +170,8 @@ class Cluster:
             stream.stop()
 
 
-def connect(*, patience: float = PATIENCE) -> Cluster:
-    """The cluster that this pod runs in, or the one that `KUBECONFIG` names.
+def connect(space: str | None = None, *, patience: float = PATIENCE) -> Cluster:
+    """The cluster that this pod runs in, or the one that `KUBECONFIG` names, and there `space` or else `namespace()`.
 
     Raises UserError where there is neither.
     """
@@ -187,7 +190,7 @@ def connect(*, patience: float = PATIENCE) -> Cluster:
             ) from None
     # The client's own repetitions know neither our patience nor how often a POST may be sent.
     configuration.retries = False
-    return Cluster(namespace(), client.ApiClient(configuration), patience=patience)
+    return Cluster(space or namespace(), client.ApiClient(configuration), patience=patience)
 
 
 def namespace() -> str:

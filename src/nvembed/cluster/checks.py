@@ -10,24 +10,28 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from nvembed.cluster import support
 from nvembed.cluster.api import Cluster, NotFound, Refused
 from nvembed.cluster.trainjob import CONTAINER, GROUP, PLURAL, VERSION, Here
 from nvembed.core.errors import UserError
 from nvembed.recipe import Resources
 
 logger = logging.getLogger(__name__)
+Right = tuple[str, str, str, str]  # group, resource, subresource, verb
 RIGHTS = (
     *((GROUP, PLURAL, "", verb) for verb in ("create", "get", "list", "watch", "delete")),
     *(("", "pods", "", verb) for verb in ("get", "list")),
     ("", "pods", "log", "get"),
     ("", "events", "", "list"),
 )
-KUEUE = ("kueue.x-k8s.io", "v1beta2", "localqueues")
+QUEUES = (support.KUEUE.group, support.KUEUE.version, "localqueues")
+ROLE = "manifests/60-service-account.yaml"
+SHARED = "ReadWriteMany"
 
 
 def check_cluster(cluster: Cluster, resources: Resources, here: Here) -> None:
     """Raise UserError for the first thing that is missing, with what mends it. Rights are `check_rights`'s."""
-    _check_runtime(cluster, resources)
+    check_runtime(cluster, resources)
     _check_queue(cluster, resources)
     for claim in here.claims:
         _check_claim(cluster, claim)
@@ -39,31 +43,43 @@ def check_cluster(cluster: Cluster, resources: Resources, here: Here) -> None:
     _check_accelerators(cluster, resources)
 
 
-def check_rights(cluster: Cluster, rights: Iterable[tuple[str, str, str, str]]) -> None:
-    """Ask the API server which of these (group, resource, subresource, verb) we have. Raises UserError for a lack."""
+def check_rights(cluster: Cluster, rights: Iterable[Right]) -> None:
+    """Raise UserError for the rights among these that we lack."""
+    if missing := missing_rights(cluster, rights):
+        raise UserError(
+            f"namespace {cluster.namespace}: the service account may not {', '.join(missing)}; bind the Role of "
+            f"{ROLE} to it, or submit with the service account that has it"
+        )
+
+
+def missing_rights(cluster: Cluster, rights: Iterable[Right], *, everywhere: bool = False) -> list[str]:
+    """Which of these the API server says we lack, as `verb resource.group`; none where it does not even tell.
+
+    `everywhere`: rights on what belongs to no namespace.
+    """
     from kubernetes import client
 
     missing = []
     for group, resource, subresource, verb in rights:
         asked = client.V1ResourceAttributes(
-            group=group, resource=resource, subresource=subresource, verb=verb, namespace=cluster.namespace
+            group=group,
+            resource=resource,
+            subresource=subresource,
+            verb=verb,
+            namespace=None if everywhere else cluster.namespace,
         )
         review = client.V1SelfSubjectAccessReview(spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=asked))
         try:
             answer = cluster.call("ask for our rights", cluster.authorization.create_self_subject_access_review, review)
         except Refused:
-            return  # a cluster that does not even tell; the calls themselves will
+            return []  # the calls themselves will tell
         if not answer.status.allowed:
             whole = f"{resource}/{subresource}" if subresource else resource
             missing.append(f"{verb} {whole}{f'.{group}' if group else ''}")
-    if missing:
-        raise UserError(
-            f"namespace {cluster.namespace}: the service account may not {', '.join(missing)}; bind the Role of "
-            "manifests/60-service-account.yaml to it, or submit with the service account that has it"
-        )
+    return missing
 
 
-def _check_runtime(cluster: Cluster, resources: Resources) -> None:
+def check_runtime(cluster: Cluster, resources: Resources) -> None:
     wanted = resources.trainjob
     namespaced = wanted.runtime_kind == "TrainingRuntime"
     try:
@@ -71,8 +87,8 @@ def _check_runtime(cluster: Cluster, resources: Resources) -> None:
     except NotFound as error:
         if not error.kind_is_known:
             raise UserError(
-                f"this cluster has no {GROUP}/{VERSION}: install Kubeflow Trainer 2.2 or newer, or set "
-                "resources.launcher=pod"
+                f"this cluster has no {GROUP}/{VERSION}: install Kubeflow Trainer {support.TRAINER.least} or newer, or "
+                "set resources.launcher=pod"
             ) from None
         where = f" in namespace {cluster.namespace}" if namespaced else ""
         raise UserError(
@@ -105,12 +121,12 @@ def _check_queue(cluster: Cluster, resources: Resources) -> None:
     if queue is None:
         return
     try:
-        cluster.get(*KUEUE, queue)
+        cluster.get(*QUEUES, queue)
     except NotFound as error:
         if not error.kind_is_known:
             raise UserError(
-                f"resources.trainjob.queue is {queue}, but this cluster has no {KUEUE[0]}/{KUEUE[1]}: install Kueue "
-                "0.20 or newer, or leave queue out"
+                f"resources.trainjob.queue is {queue}, but this cluster has no {support.KUEUE.api}: install Kueue "
+                f"{support.KUEUE.least} or newer, or leave queue out"
             ) from None
         raise UserError(
             f"resources.trainjob.queue: there is no LocalQueue {queue} in namespace {cluster.namespace}; make it, or "
@@ -122,22 +138,29 @@ def _check_queue(cluster: Cluster, resources: Resources) -> None:
 
 def _check_claim(cluster: Cluster, claim: str) -> None:
     try:
-        found = cluster.tree(
-            f"get claim {claim}",
-            cluster.core.read_namespaced_persistent_volume_claim,
-            claim,
-            cluster.namespace,
-        )
+        modes = claim_modes(cluster, claim)
     except Refused:
         return
     except NotFound:
         raise UserError(f"namespace {cluster.namespace}: there is no volume claim {claim}; make it first") from None
-    modes = found.get("status", {}).get("accessModes") or found["spec"].get("accessModes") or []
-    if "ReadWriteMany" not in modes:
+    if SHARED not in modes:
         raise UserError(
             f"volume claim {claim} is {', '.join(modes) or 'of no access mode'}, but a TrainJob's nodes mount it "
             "beside this task: it needs ReadWriteMany (NFS, CephFS, Filestore, EFS)"
         )
+
+
+def claim_modes(cluster: Cluster, claim: str) -> list[str]:
+    """A volume claim's access modes. Raises NotFound, Refused."""
+    what = f"get claim {claim}"
+    found = cluster.tree(what, cluster.core.read_namespaced_persistent_volume_claim, claim, cluster.namespace)
+    return list(found.get("status", {}).get("accessModes") or found["spec"].get("accessModes") or [])
+
+
+def devices(cluster: Cluster, accelerator: str) -> list[int]:
+    """How many of such a device each node can give. Raises NotFound, Refused."""
+    nodes = cluster.tree("list nodes", cluster.core.list_node)["items"]
+    return [int(node["status"].get("allocatable", {}).get(accelerator, 0)) for node in nodes]
 
 
 def _check_accelerators(cluster: Cluster, resources: Resources) -> None:
@@ -145,10 +168,9 @@ def _check_accelerators(cluster: Cluster, resources: Resources) -> None:
     if not resources.accelerators:
         return
     try:
-        nodes = cluster.tree("list nodes", cluster.core.list_node)["items"]
+        found = devices(cluster, resources.accelerator)
     except (Refused, NotFound):
         return
-    found = [int(node["status"].get("allocatable", {}).get(resources.accelerator, 0)) for node in nodes]
     if not any(found):
         logger.warning("no node has %s now; the job waits until one comes", resources.accelerator)
     elif max(found) < resources.accelerators:

@@ -61,8 +61,8 @@ def find_endpoint(given: str | None) -> str:
     return (endpoint if "://" in endpoint else f"https://{endpoint}").rstrip("/")
 
 
-def check_endpoint(endpoint: str, *, timeout: float = 5.0) -> None:
-    """Ask the server whether it is well.
+def check_endpoint(endpoint: str, *, timeout: float = 5.0) -> dict[str, Any]:
+    """Ask the server whether it is well; what it says of itself (`tag_name`, `multi_user`).
 
     Raises:
         UserError: it cannot be reached within `timeout` seconds, refuses us, or is no Kubeflow Pipelines server.
@@ -72,7 +72,7 @@ def check_endpoint(endpoint: str, *, timeout: float = 5.0) -> None:
         request.add_unredirected_header("Authorization", f"Bearer {known}")
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
-            json.loads(answer.read())
+            return dict(json.loads(answer.read()))
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise UserError(
@@ -84,7 +84,7 @@ def check_endpoint(endpoint: str, *, timeout: float = 5.0) -> None:
     except (urllib.error.URLError, TimeoutError, ssl.SSLError, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(f"--endpoint {endpoint}: cannot be reached ({reason}); check address and network") from None
-    except ValueError:
+    except (ValueError, TypeError):
         raise UserError(
             f"--endpoint {endpoint}: no Kubeflow Pipelines API there (a login page?); set a token in KFP_TOKEN"
         ) from None
