@@ -11,6 +11,7 @@ from manifest_files import NEWEST
 
 from nvembed.cli import main
 from nvembed.cluster import support
+from nvembed.cluster.spec import pipeline_file, read_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = {"trainjobs", "clustertrainingruntimes", "trainingruntimes"}
@@ -24,7 +25,10 @@ def deployment(name: str, image: str) -> dict:
 def place(api, kubeflow, tmp_path, monkeypatch):
     """A cluster on which everything is there, and this machine's own findings left out."""
     furnish(api, gpus=8)
-    settings = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "NVEMBED_STATE": "/state"}
+    compiled = read_pipeline(pipeline_file())
+    settings = dict.fromkeys(compiled.settings(), "/state")
+    for name in (compiled.default(one) for one in compiled.parameters if one.endswith("_claim")):
+        api.put("persistentvolumeclaims", {"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteMany"]}})
     api.put("configmaps", {"metadata": {"name": "nvembed"}, "data": settings})
     public = {"metadata": {"name": "kubeflow-trainer-public"}, "data": {"kubeflow_trainer_version": "v2.3.0"}}
     api.put("configmaps", public, "kubeflow-system")

@@ -17,6 +17,7 @@ from nvembed.core.errors import UserError
 from nvembed.tracking.store import shown
 
 if TYPE_CHECKING:
+    from nvembed.cluster.spec import Compiled
     from nvembed.cluster.submit import Submission
 
 
@@ -27,11 +28,32 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to write; default: pipelines/nvembed.yaml of the checkout.",
 )
-def compile_(output: Path | None) -> None:
+@click.option("--recipe", help="Write a variant: this recipe as its default, and what is fixed as the recipe says.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="With --recipe: change one value.")
+@click.option("--image", help="With --recipe: the image every task runs in.")
+@click.option("--parameter", "-p", "others", multiple=True, metavar="KEY=VALUE", help="With --recipe: another default.")
+def compile_(
+    output: Path | None, recipe: str | None, overrides: tuple[str, ...], image: str | None, others: tuple[str, ...]
+) -> None:
     """Compile the pipeline to YAML.
 
-    Works in a checkout; an installed package ships the compiled file.
+    Works in a checkout; an installed package ships the compiled file. With --recipe that file is taken: its defaults
+    become the recipe's, and retries, time limits and shared memory what resources.compiled says.
     """
+    if output is not None and not output.absolute().parent.is_dir():
+        raise UserError(f"--output {output}: there is no such folder; make it first")
+    if recipe is None:
+        if overrides or image or others:
+            raise UserError("--set, --image and --parameter change a variant's defaults; give --recipe too")
+        _compile(output)
+        return
+    if output is None:
+        raise UserError("--recipe: say with --output where the variant goes; the pipeline's own file stays")
+    _write_variant(output, recipe, overrides, image, others)
+    click.echo(str(output))
+
+
+def _compile(output: Path | None) -> None:
     from nvembed.cluster import checkout_root
 
     root = checkout_root()
@@ -45,10 +67,24 @@ def compile_(output: Path | None) -> None:
     from kfp import compiler
 
     target = output or root / "pipelines" / "nvembed.yaml"
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"--output {target}: there is no such folder; make it first")
     compiler.Compiler().compile(pipeline, str(target))
     click.echo(str(target))
+
+
+def _write_variant(
+    output: Path, recipe: str, overrides: tuple[str, ...], image: str | None, others: tuple[str, ...]
+) -> None:
+    from nvembed.cluster.spec import pipeline_file, read_pipeline
+    from nvembed.cluster.submit import check_for_cluster
+    from nvembed.cluster.uploads import local_paths
+    from nvembed.cluster.variant import refuse_local, write_variant
+
+    checked = read_recipe(recipe, overrides)
+    check_for_cluster(checked)
+    refuse_local(local_paths(checked))
+    compiled = read_pipeline(pipeline_file())
+    defaults = _defaults(recipe, overrides, image, others, compiled)
+    write_variant(compiled, defaults, checked.resources, output)
 
 
 @click.command()
@@ -59,6 +95,12 @@ def compile_(output: Path | None) -> None:
 @click.option("--namespace", help="Your profile's namespace, where Kubeflow has several users.")
 @click.option("--service-account", help="The service account the tasks run as.")
 @click.option("--image", help="The image every task runs in; default: as compiled.")
+@click.option(
+    "--pipeline",
+    "own",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="What `nvembed compile --recipe` wrote; default: the pipeline as it ships.",
+)
 @click.option("--parameter", "-p", "others", multiple=True, metavar="KEY=VALUE", help="Any other pipeline parameter.")
 @click.option("--upload-to", metavar="URL", help="Where local data files go: s3://bucket/folder; NVEMBED_UPLOADS.")
 @click.option("--every", metavar="CRON", help="Make a recurring run: six fields, seconds first, as '0 0 3 * * 1'.")
@@ -74,6 +116,7 @@ def submit(
     namespace: str | None,
     service_account: str | None,
     image: str | None,
+    own: Path | None,
     others: tuple[str, ...],
     upload_to: str | None,
     every: str | None,
@@ -85,27 +128,25 @@ def submit(
 
     A token, where the server wants one, comes from KFP_TOKEN or KFP_EXISTING_TOKEN.
     """
-    from nvembed.cluster import pipeline_file
+    from nvembed.cluster.spec import pipeline_file, read_pipeline
     from nvembed.cluster.submit import check_endpoint, check_for_cluster, find_endpoint
     from nvembed.cluster.submit import submit as create_run
     from nvembed.cluster.uploads import local_paths, uploaded
+    from nvembed.cluster.variant import misfits
 
     if wait and every:
         raise UserError("--wait: a recurring run has no end to wait for; leave out --wait or --every")
     checked = read_recipe(recipe, overrides)
     check_for_cluster(checked)
     here = local_paths(checked)
+    pipeline = own or pipeline_file()
+    compiled = read_pipeline(pipeline)
     if not dry_run and here:
         check_endpoint(find_endpoint(endpoint))  # before gigabytes are sent for nothing
         overrides += tuple(f"{key}={address}" for key, address in uploaded(here, upload_to).items())
-    pipeline = pipeline_file()
-    parameters = {
-        "recipe": recipe_parameter(recipe),
-        "overrides": overrides_parameter(overrides),
-        **_parameters(others, pipeline),
-    }
-    if image:
-        parameters["image"] = image
+    parameters = _defaults(recipe, overrides, image, others, compiled)
+    for line in misfits(compiled, checked.resources):
+        click.echo(line, err=True)
     name = run_name or f"{checked.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if dry_run:
         _show(pipeline, name, experiment, parameters)
@@ -145,20 +186,20 @@ def follow_run(submission: Submission, poll: float) -> None:
         raise Failure(f"run {submission.run_id} ended as {state}{because}; see {submission.url}")
 
 
-def _parameters(given: tuple[str, ...], pipeline: Path) -> dict[str, str]:
-    import yaml
-
-    spec = next(yaml.safe_load_all(pipeline.read_text(encoding="utf-8")))
-    known = sorted(spec["root"]["inputDefinitions"]["parameters"])
-    parameters = {}
-    for one in given:
+def _defaults(
+    recipe: str, overrides: tuple[str, ...], image: str | None, others: tuple[str, ...], compiled: Compiled
+) -> dict[str, str]:
+    """The pipeline's parameters that are said, by name."""
+    parameters = {"recipe": recipe_parameter(recipe), "overrides": overrides_parameter(overrides)}
+    known = sorted(compiled.parameters)
+    for one in others:
         key, equals, value = one.partition("=")
         if not equals:
             raise UserError(f"--parameter {one!r}: write it as key=value")
         if key not in known:
             raise UserError(f"--parameter {key!r}: the pipeline has no such parameter; known: {', '.join(known)}")
         parameters[key] = value
-    return parameters
+    return {**parameters, **({"image": image} if image else {})}
 
 
 def _show(pipeline: Path, name: str, experiment: str, parameters: dict[str, str]) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 from nvembed.cluster import support
 from nvembed.cluster.api import Cluster, ClusterError, NotFound, Refused, connect
 from nvembed.cluster.checks import RIGHTS, ROLE, SHARED, Right, check_runtime, claim_modes, devices, missing_rights
+from nvembed.cluster.spec import Compiled, pipeline_file, read_pipeline
 from nvembed.cluster.submit import check_endpoint, find_endpoint
 from nvembed.core.errors import UserError
 from nvembed.core.findings import Finding, guarded
 from nvembed.recipe import Resources
 
-STATE_CLAIM, SETTINGS = "nvembed-state", "nvembed"  # what the pipeline's parameters name by default
 LEASES: tuple[Right, ...] = tuple(("coordination.k8s.io", "leases", "", verb) for verb in ("create", "get", "update"))
 LOOKING: tuple[Right, ...] = (
     (support.TRAINER.group, "clustertrainingruntimes", "", "get"),
@@ -46,8 +46,7 @@ def cluster_findings(endpoint: str | None = None, namespace: str | None = None) 
     served: set[str] = set()
     yield from guarded("Trainer", lambda: _training(cluster, served))
     yield from guarded("rights", lambda: _rights(cluster, trains=support.TRAINER.api in served))
-    yield from guarded("claim", lambda: _claim(cluster))
-    yield from guarded("settings", lambda: _settings(cluster))
+    yield from guarded("claims", lambda: _namespace(cluster))
     yield from guarded("GPU nodes", lambda: _gpus(cluster))
 
 
@@ -153,40 +152,43 @@ def _rights(cluster: Cluster, *, trains: bool) -> Iterator[Finding]:
             yield Finding(name, "ok", f"{len(rights)} {where}")
 
 
-def _claim(cluster: Cluster) -> Iterator[Finding]:
-    mend = f"{_MANIFEST} makes it; docs/cluster.md says which overlay puts it where pods start"
+def _namespace(cluster: Cluster) -> Iterator[Finding]:
+    """What the compiled pipeline mounts and reads by default."""
+    compiled = read_pipeline(pipeline_file())
+    for parameter in sorted(compiled.parameters):
+        if parameter.endswith("_claim"):
+            yield _claim(cluster, f"{parameter.removesuffix('_claim')} claim", compiled.default(parameter))
+    yield _settings(cluster, compiled)
+
+
+def _claim(cluster: Cluster, name: str, claim: str) -> Finding:
     try:
-        modes = claim_modes(cluster, STATE_CLAIM)
+        modes = claim_modes(cluster, claim)
     except NotFound:
-        yield Finding("state claim", "wrong", f"namespace {cluster.namespace} has no claim {STATE_CLAIM}", mend)
-        return
+        mend = f"{_MANIFEST} makes it; docs/cluster.md says which overlay puts it where pods start"
+        return Finding(name, "wrong", f"namespace {cluster.namespace} has no claim {claim}", mend)
     except Refused:
-        yield Finding("state claim", "warning", "claims may not be looked at", f"{ROLE} gives that right")
-        return
+        return Finding(name, "warning", "claims may not be looked at", f"{ROLE} gives that right")
     if SHARED in modes:
-        yield Finding("state claim", "ok", f"{STATE_CLAIM}, {SHARED}")
-    else:
-        mend = f"{SHARED} (NFS, CephFS, Filestore, EFS) is needed by launcher: trainjob and by tasks on several nodes"
-        yield Finding("state claim", "warning", f"{STATE_CLAIM} is {', '.join(modes) or 'of no access mode'}", mend)
+        return Finding(name, "ok", f"{claim}, {SHARED}")
+    mend = f"{SHARED} (NFS, CephFS, Filestore, EFS) is needed by launcher: trainjob and by tasks on several nodes"
+    return Finding(name, "warning", f"{claim} is {', '.join(modes) or 'of no access mode'}", mend)
 
 
-def _settings(cluster: Cluster) -> Iterator[Finding]:
-    what = f"get config map {SETTINGS}"
+def _settings(cluster: Cluster, compiled: Compiled) -> Finding:
+    name, wanted = "settings", compiled.default("config_map")
+    what = f"get config map {wanted}"
     try:
-        found = cluster.tree(what, cluster.core.read_namespaced_config_map, SETTINGS, cluster.namespace)
+        found = cluster.tree(what, cluster.core.read_namespaced_config_map, wanted, cluster.namespace)
     except NotFound:
-        says = f"namespace {cluster.namespace} has no config map {SETTINGS}"
-        yield Finding("settings", "wrong", says, f"{_MANIFEST} makes it")
-        return
+        says = f"namespace {cluster.namespace} has no config map {wanted}"
+        return Finding(name, "wrong", says, f"{_MANIFEST} makes it")
     except Refused:
-        yield Finding("settings", "warning", "the config map may not be looked at", f"{ROLE} gives that right")
-        return
-    missing = [key for key in ("MLFLOW_TRACKING_URI", "NVEMBED_STATE") if not found.get("data", {}).get(key)]
-    if missing:
-        says = f"config map {SETTINGS} lacks {', '.join(missing)}"
-        yield Finding("settings", "wrong", says, f"see {_MANIFEST}; without a key no task starts")
-    else:
-        yield Finding("settings", "ok", f"config map {SETTINGS}")
+        return Finding(name, "warning", "the config map may not be looked at", f"{ROLE} gives that right")
+    if missing := sorted(key for key in compiled.settings() if not found.get("data", {}).get(key)):
+        says = f"config map {wanted} lacks {', '.join(missing)}"
+        return Finding(name, "wrong", says, f"see {_MANIFEST}; without a key no task starts")
+    return Finding(name, "ok", f"config map {wanted}")
 
 
 def _gpus(cluster: Cluster) -> Iterator[Finding]:

@@ -69,6 +69,14 @@ class TrainJob(Section):
         return self
 
 
+class Compiled(Section):
+    """What Kubeflow fixes when a pipeline is compiled: another value needs `nvembed compile --recipe`."""
+
+    shm: Quantity = Field("16Gi", description="size of /dev/shm of a task's pod, which counts as memory")
+    retries: Annotated[int, Field(ge=0, le=20)] = Field(2, description="of a task whose pod fails, is evicted or lost")
+    train_hours: Positive = Field(336, description="a training task is ended after so many hours, waiting counted")
+
+
 class Resources(Section):
     """The machine a recipe wants."""
 
@@ -91,6 +99,7 @@ class Resources(Section):
     storage: str = "20Gi"
     prepare_shards: Positive = Field(1, description="tasks among which the sources of a mix are divided")
     mine_shards: Positive = Field(1, description="tasks among which the passages to mine are divided")
+    compiled: Compiled = Compiled()
     trainjob: TrainJob = TrainJob()
 
     @model_validator(mode="after")
