@@ -124,9 +124,10 @@ def test_a_reaper_that_is_refused_or_gets_no_answer_says_so(pod, capsys, monkeyp
     assert said in line
 
 
-@pytest.mark.parametrize(
-    "command", [["submit", "--recipe", "tiny"], ["status"], ["logs", "first"], ["cancel", "first"]]
-)
+ASKING = [["status"], ["logs", "first"], ["cancel", "first"]]
+
+
+@pytest.mark.parametrize("command", [["submit", "--recipe", "tiny"], *ASKING])
 def test_a_pipelines_server_that_refuses_an_old_token_is_one_line(kubeflow, capsys, monkeypatch, command):
     kubeflow.token = "new"
     monkeypatch.setenv("KFP_TOKEN", "expired")
@@ -136,7 +137,7 @@ def test_a_pipelines_server_that_refuses_an_old_token_is_one_line(kubeflow, caps
     assert kubeflow.runs == {}
 
 
-@pytest.mark.parametrize("command", [["status"], ["logs", "first"], ["cancel", "first"]])
+@pytest.mark.parametrize("command", ASKING)
 def test_a_pipelines_server_that_cannot_be_reached_is_one_line(capsys, command):
     assert main([*command, "--endpoint", "http://127.0.0.1:9"]) == 2
     lines = capsys.readouterr().err.splitlines()
