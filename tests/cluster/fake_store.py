@@ -71,6 +71,7 @@ class Api:
     denied: set[tuple[str, str]] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
     also: set[tuple[str, str]] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)  # fields of a TrainJob's spec that the CRD installed does not know
     git_version: str = "v1.36.1"
     faults: Callable[[str, str, dict[str, list[str]]], str | None] = lambda *_: None
     url: str = ""
@@ -242,6 +243,7 @@ class Api:
         if (route.namespace, name) in self.objects[route.plural]:
             raise Refusal(409, "AlreadyExists", f'{route.resource} "{name}" already exists', name)
         if route.plural == "trainjobs":
+            self._check_fields(route, tree)
             if found := faults_of_trainjob(tree):
                 raise Refusal(422, "Invalid", f'TrainJob "{name}" is invalid: {"; ".join(found)}', name)
             runtime = tree["spec"]["runtimeRef"]["name"]
@@ -256,6 +258,16 @@ class Api:
         for made in ("uid", "resourceVersion", "creationTimestamp"):
             tree["metadata"].pop(made, None)
         return self._store(route.plural, route.namespace, tree)
+
+    def _check_fields(self, route: "Route", tree: Tree) -> None:
+        """Unknown fields are refused if that was asked for, and else dropped without a word."""
+        if not (found := sorted(self.unknown & tree["spec"].keys())):
+            return
+        if route.one("fieldValidation") == "Strict":
+            told = f'strict decoding error: unknown field "spec.{found[0]}"'
+            raise Refusal(400, "BadRequest", f'TrainJob in version "v1alpha1" cannot be handled as a TrainJob: {told}')
+        for name in found:
+            del tree["spec"][name]
 
     def _update(self, route: "Route", key: tuple[str, str], body: Tree, *, merge: bool) -> Tree:
         kept = self.objects[route.plural][key]

@@ -59,6 +59,13 @@ def test_a_runtime_that_may_not_be_looked_at_is_told_of_by_trainer(api, deed):
         launch(api, deed)
 
 
+def test_a_trainer_that_would_drop_the_volumes_without_a_word_is_told_to_be_too_old(api, deed):
+    api.unknown = {"runtimePatches"}
+    with pytest.raises(UserError, match=r'unknown field "spec\.runtimePatches".*this Trainer is too old'):
+        launch(api, deed)
+    assert api.all("trainjobs") == []
+
+
 def test_a_runtime_for_mpi_is_refused(api, deed):
     api.change("clustertrainingruntimes", "torch-distributed", lambda one: one["spec"].update(mlPolicy={"mpi": {}}))
     with pytest.raises(UserError, match=r"no mlPolicy\.torch"):

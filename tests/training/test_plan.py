@@ -66,6 +66,12 @@ def test_the_published_model_has_the_published_number_of_parameters_without_bein
     assert saved == pytest.approx(four.quantised * (2 - 0.516), rel=1e-3)
 
 
+def test_the_single_gpus_backbone_has_its_published_number_of_parameters(no_hub):
+    shape = ["model.backbone=Qwen/Qwen3-0.6B", "model.pooling=mean", "model.lora.enabled=false"]
+    sizes = read_sizes(load_recipe("tiny", shape).model)
+    assert (sizes.total, sizes.layers, sizes.assumed) == (596_049_920, 28, "Qwen/Qwen3-0.6B")
+
+
 def test_of_a_hub_id_that_nobody_knows_the_plan_says_which_it_does(no_hub):
     with pytest.raises(UserError, match=r"cannot be had from the hub.*shapes known without it: mistralai"):
         read_sizes(load_recipe("tiny", ["model.backbone=nobody/nothing-at-all"]).model)

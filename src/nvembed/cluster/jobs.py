@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from nvembed.cluster.api import Cluster, NotFound
+from nvembed.cluster.api import Cluster, NotFound, Refused
+from nvembed.cluster.support import TRAINER
 from nvembed.cluster.trainjob import GROUP, PLURAL, VERSION
+from nvembed.core.errors import UserError
 
 KIND = (GROUP, VERSION, PLURAL)
 
@@ -19,10 +21,19 @@ def get_job(cluster: Cluster, name: str) -> dict[str, Any]:
 
 
 def create_job(cluster: Cluster, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a job; as the API server keeps it. Raises Conflict if its name is taken, NotFound without the kind."""
+    """Make a job; as the API server keeps it. Raises Conflict if its name is taken, NotFound without the kind.
+
+    Strictly: else a field that an older Trainer does not know, the volumes with it, would be dropped without a word.
+    """
     make = cluster.custom.create_namespaced_custom_object
     what = f"create TrainJob {job['metadata']['name']}"
-    return dict(cluster.call(what, make, GROUP, VERSION, cluster.namespace, PLURAL, job))
+    place = (GROUP, VERSION, cluster.namespace, PLURAL)
+    try:
+        return dict(cluster.call(what, make, *place, job, field_validation="Strict"))
+    except Refused as error:
+        if "unknown field" not in str(error):
+            raise
+        raise UserError(f"{error}; this Trainer is too old: install {TRAINER.least} or newer") from None
 
 
 def delete_job(cluster: Cluster, name: str, uid: str) -> None:

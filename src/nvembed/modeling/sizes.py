@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nvembed.recipe import Model
 
 _MISTRAL_7B: dict[str, Any] = {  # of the published checkpoint's own configuration
+    "model_type": "mistral",
     "vocab_size": 32000,
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -38,10 +39,23 @@ _MISTRAL_7B: dict[str, Any] = {  # of the published checkpoint's own configurati
     "max_position_embeddings": 32768,
     "sliding_window": None,
 }
+_QWEN3_06B: dict[str, Any] = {
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
 KNOWN: dict[str, dict[str, Any]] = {
     "mistralai/Mistral-7B-v0.1": _MISTRAL_7B,
     "nvidia/NV-Embed-v1": _MISTRAL_7B,
     "nvidia/NV-Embed-v2": _MISTRAL_7B,
+    "Qwen/Qwen3-0.6B": _QWEN3_06B,
 }
 _NF4_BITS = 4.127  # a weight: 4 bits, 8 of a scale for 64 weights, 32 of a scale for 256 scales
 
@@ -145,9 +159,9 @@ def _config_or_known(source: Source, trust_remote_code: bool) -> tuple[Any, str 
         if source.kind != "hub" or source.location not in KNOWN:
             known = f"; shapes known without it: {', '.join(KNOWN)}" if source.kind == "hub" else ""
             raise UserError(f"{error}{known}") from error
-    from transformers import MistralConfig
+    from transformers import AutoConfig
 
-    return MistralConfig(**KNOWN[source.location]), source.location
+    return AutoConfig.for_model(**KNOWN[source.location]), source.location
 
 
 def _shallow(config: Any, layers: int) -> Any:
