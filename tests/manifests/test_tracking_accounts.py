@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from mlflow_service import status
-from tracked_service import ADMIN, PASSWORDS, SEARCH, Tracked, basic, container, login, production
+from tracked_service import ADMIN, BUCKET, PASSWORDS, SEARCH, Tracked, basic, container, login, production, s3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -94,3 +94,25 @@ def test_a_new_password_in_the_secret_is_a_new_password(tracked: Tracked) -> Non
     finally:
         file.write_text(PASSWORDS["serving"])
         tracked.world.run(container("production", "CronJob", "mlflow-accounts"), tracked.server.folder)
+
+
+def test_what_was_deleted_goes_after_its_days_but_not_what_a_version_rests_on(tracked: Tracked) -> None:
+    mlflow = tracked.ask(login("pipeline"))
+    experiment, runs = mlflow.create_experiment("bin"), {}
+    for name in ("alive", "deleted", "evidence"):
+        runs[name] = mlflow.create_run(experiment).info.run_id
+        mlflow.log_text(runs[name], "scores", "evaluations/scores.txt")
+    mlflow.create_registered_model("bin")
+    mlflow.create_model_version("bin", f"runs:/{runs['evidence']}/model", runs["evidence"])
+    for name in ("deleted", "evidence"):
+        mlflow.delete_run(runs[name])
+
+    def stored() -> set[str]:
+        keys = [one["Key"] for one in s3(str(tracked.s3)).list_objects_v2(Bucket=BUCKET)["Contents"]]
+        return {name for name, run in runs.items() if any(run in key for key in keys)}
+
+    box = container("production", "CronJob", "mlflow-gc")
+    for days, left in (("30", {"alive", "deleted", "evidence"}), ("0", {"alive", "evidence"})):
+        done = tracked.world.run({**box, "args": [days]}, tracked.server.folder)
+        assert done.returncode == 0, done.stderr
+        assert stored() == left
