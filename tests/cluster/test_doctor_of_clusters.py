@@ -60,14 +60,16 @@ def test_a_cluster_with_everything_is_well(found):
     code, told = found()
     assert code == 0
     assert {one["state"] for one in told.values()} == {"ok"}, told
+    compiled = read_pipeline(pipeline_file())
+    claims = [one for one in compiled.parameters if one.endswith("_claim")]
     assert {name: one["says"] for name, one in told.items() if name not in ("rights", "rights, looking")} == {
+        **{f"{one.removesuffix('_claim')} claim": f"{compiled.default(one)}, ReadWriteMany" for one in claims},
         "Pipelines": "2.17.0; one user: its pods start in Kubeflow's own namespace",
         "Kubernetes": "1.36.1",
         "Trainer": "2.3.0, serves trainer.kubeflow.org/v1alpha1",
         "JobSet": "0.12.0, serves jobset.x-k8s.io/v1alpha2",
         "Kueue": "0.19.2, serves kueue.x-k8s.io/v1beta2",
         "runtime": "torch-distributed, which recipes name unless they say otherwise",
-        "state claim": "nvembed-state, ReadWriteMany",
         "settings": "config map nvembed",
         "GPU nodes": "1 of 1 nodes have nvidia.com/gpu, the largest 8",
     }

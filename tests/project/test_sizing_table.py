@@ -31,6 +31,7 @@ def test_the_guide_has_a_row_for_each_machine_and_a_small_one_is_what_the_script
     assert rows[0] == f"| {' | '.join(script.row(*script.MACHINES[0]))} |"
 
 
+@pytest.mark.slow
 def test_a_recipe_that_does_not_fit_says_so(script):
     assert "does not fit" in script.row("finetune-nvembed", (), 1, "16GB", "L4")[3]
 
