@@ -148,6 +148,7 @@ def test_a_run_id_that_is_no_label_is_refused():
         ({"trainjob": {"env": {"HF_TOKEN": "x"}}}, "secret parameters"),
         ({"trainjob": {"env": {"PET_NNODES": "2"}}}, "keys of their own"),
         ({"trainjob": {"tolerations": [{"operator": "Equal", "key": "a"}]}}, "needs key and value"),
+        ({"trainjob": {"deadline_hours": 400}}, "ended after 336 hours"),
         ({"trainjob": {"runtme": "x"}}, "Extra inputs"),
     ],
 )

@@ -108,11 +108,3 @@ def test_a_local_file_is_named_by_its_bytes_alone(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(ROWS)
     (tmp_path / "b.jsonl").write_bytes(ROWS)
     assert source_digest(str(tmp_path / "a.jsonl")) == source_digest(f"file://{tmp_path}/b.jsonl")
-
-
-def test_a_path_of_ones_own_machine_is_told_in_a_pod_how_it_gets_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    with pytest.raises(UserError, match=r"no such file in this pod; .*nvembed submit --upload-to"):
-        check_source(Data(source="file", path=str(tmp_path / "mine.jsonl")))

@@ -87,7 +87,7 @@ def test_what_a_pod_refers_to_is_there(overlay: str) -> None:
 def test_the_guide_makes_every_secret() -> None:
     guide = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     made = re.findall(r"kubectl create secret generic -n nvembed (\S+)", guide)
-    assert SECRETS | {"nvembed-llm"} == set(made)
+    assert SECRETS | {"nvembed-llm", "nvembed-stores"} == set(made)
     for item in built("production"):
         for name, key in re.findall(r'"secretKeyRef": \{"key": "([^"]+)", "name": "([^"]+)"', json.dumps(item)):
             assert re.search(rf"secret generic -n nvembed {key} [^$]*.*?--from-literal={name}=", guide, re.S)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -93,12 +92,6 @@ def _locate(path: str) -> tuple[Any, str, dict[str, Any]]:
     except FileNotFoundError:
         # a web server that is down looks the same as a missing file through fsspec
         reach = "" if _is_local(filesystem) else ", or its store cannot be reached"
-        if not reach and os.environ.get("KUBERNETES_SERVICE_HOST"):
-            raise UserError(
-                f"data.path: {path}: there is no such file in this pod; a file of your own machine is uploaded by "
-                "`nvembed submit --upload-to s3://bucket/folder`, or give s3://, gs:// or hf://, or a path on the "
-                "state volume"
-            ) from None
         raise UserError(f"data.path: {path}: there is no such file{reach}; check the path") from None
     except Exception as error:
         raise _unreadable(path, error) from error

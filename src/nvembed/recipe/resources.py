@@ -96,7 +96,6 @@ class Resources(Section):
     accelerators: Annotated[int, Field(ge=0)] = Field(0, description="of a node")
     tolerations: list[Toleration] = Field([], description="taints that the tasks' nodes may have")
     node_selector: dict[str, str] = Field({}, description="labels that the tasks' nodes must have")
-    storage: str = "20Gi"
     prepare_shards: Positive = Field(1, description="tasks among which the sources of a mix are divided")
     mine_shards: Positive = Field(1, description="tasks among which the passages to mine are divided")
     compiled: Compiled = Compiled()
@@ -108,5 +107,15 @@ class Resources(Section):
             raise ValueError(
                 f"processes is {self.processes}, above accelerators ({self.accelerators}): a rank takes one on each "
                 "node; lower processes or raise accelerators"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_task_outlives_its_job(self) -> Resources:
+        deadline = self.trainjob.deadline_hours
+        if self.launcher == "trainjob" and deadline is not None and deadline > self.compiled.train_hours:
+            raise ValueError(
+                f"trainjob.deadline_hours is {deadline:g}, but the task that waits for the job is ended after "
+                f"{self.compiled.train_hours} hours; lower it, or raise compiled.train_hours"
             )
         return self
