@@ -55,6 +55,7 @@ compile: $(READY)  ## write what is made from sources: pipelines/nvembed.yaml, c
 image:  ## the container image (IMAGE, BASE_IMAGE, BUILDER, BUILD_OPTIONS, TORCH_INDEX)
 	$(BUILDER) $(if $(findstring buildah,$(BUILDER)),,build) -t $(IMAGE) \
 		--build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg TORCH_INDEX=$(TORCH_INDEX) $(BUILD_OPTIONS) .
+	@$(firstword $(BUILDER)) images $(IMAGE)
 
 setup: check $(READY)  ## make or mend .venv
 
