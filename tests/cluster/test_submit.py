@@ -131,6 +131,14 @@ def test_the_endpoint_and_token_come_from_the_environment_and_the_token_is_never
     assert len(kubeflow.runs) == 1
 
 
+def test_in_a_pod_the_token_is_the_one_that_kubeflow_mounts(kubeflow, tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("of-the-service-account\n")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    kubeflow.token = "of-the-service-account"
+    assert submit("--recipe", "tiny", "--endpoint", kubeflow.url) == 0
+    assert len(kubeflow.runs) == 1
+
+
 def test_an_endpoint_that_cannot_be_reached_is_one_line_within_seconds(capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

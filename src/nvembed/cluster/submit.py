@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 ENDPOINTS = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
 TOKENS = ("KFP_TOKEN", "KFP_EXISTING_TOKEN")
+TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # Kubeflow's own name for it, and where its PodDefault mounts one
+_MOUNTED = "/var/run/secrets/kubeflow/pipelines/token"
 ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"})
 _HEALTH = "/apis/v2beta1/healthz"
 _LOST_ANSWERS = 30
@@ -218,8 +220,10 @@ def _failures(run: Any) -> str:
 
 
 def token() -> str | None:
-    """The bearer token that the environment holds, if any."""
-    return next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
+    """The bearer token that the environment holds, or the one that Kubeflow mounts into a pod, if any."""
+    given = next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
+    file = Path(os.environ.get(TOKEN_FILE) or _MOUNTED)
+    return given or (file.read_text(encoding="utf-8").strip() if file.is_file() else None)
 
 
 def connect(endpoint: str, namespace: str | None) -> Any:
