@@ -126,7 +126,7 @@ def submit(
 ) -> None:
     """Run the same pipeline on a cluster.
 
-    A token, where the server wants one, comes from KFP_TOKEN or KFP_EXISTING_TOKEN; in a pod, from what Kubeflow mounts.
+    A token, where the server wants one, comes from KFP_TOKEN or KFP_EXISTING_TOKEN; in a pod, from Kubeflow.
     """
     from nvembed.cluster.spec import pipeline_file, read_pipeline
     from nvembed.cluster.submit import check_endpoint, check_for_cluster, find_endpoint
