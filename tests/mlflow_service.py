@@ -55,6 +55,8 @@ class World:
     def put(self, text: str) -> str:
         """In one pass, the longest first: a place that is put in may hold another's name."""
         names = sorted(self.places, key=len, reverse=True)
+        if not names:
+            return text
         return re.sub("|".join(map(re.escape, names)), lambda found: str(self.places[found[0]]), text)
 
     def environment(self, box: Mapping[str, Any]) -> dict[str, str]:

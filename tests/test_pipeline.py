@@ -90,9 +90,7 @@ def test_no_value_of_a_secret_stands_in_what_a_run_writes_tracks_or_says(tiny_ru
     assert planted_in(tiny_run.stdout, folders=(tiny_run.out,)) == []
 
 
-def test_again_trains_nothing_and_registers_nothing_then_a_changed_stage_2_redoes_stage_2_alone(
-    tiny_run: TinyRun,
-) -> None:
+def test_again_trains_nothing_and_registers_nothing(tiny_run: TinyRun) -> None:
     shared = digest_folder(tiny_run.run_folder)
     again = run_tiny(tiny_run.out)
 
@@ -102,12 +100,15 @@ def test_again_trains_nothing_and_registers_nothing_then_a_changed_stage_2_redoe
     assert headlines(first)
     client = mlflow.MlflowClient(f"sqlite:///{tiny_run.out / 'mlflow.db'}")
     assert len(client.search_model_versions("name='nvembed-tiny'")) == 1
+    assert digest_folder(tiny_run.run_folder) == shared, "other tests read the first run's files at the same time"
 
+
+@pytest.mark.slow
+def test_a_changed_stage_2_redoes_stage_2_alone(tiny_run: TinyRun) -> None:
     changed = run_tiny(tiny_run.out, "stage2.learning_rate=1e-5")
 
     assert cached(changed) >= {"prepare_data", "mine_hard_negatives", "train_stage1"}
     assert "train_stage2" not in cached(changed)
-    assert digest_folder(tiny_run.run_folder) == shared, "other tests read the first run's files at the same time"
 
 
 def test_the_compiled_yaml_matches_the_pipeline(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Starting the ranks: torchrun as a child whose life ends with ours."""
+"""Starting the ranks: one process, or torchrun over several, as a child whose life ends with ours."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from nvembed.training.job import read_error, reserve_error
 GRACE = 60  # seconds for the ranks to end their step and write a checkpoint
 WORKER = "nvembed.training.worker"
 _TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+_ALONE = {  # what torchrun tells the only rank of one machine; port 0: whichever is free
+    **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
+    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
+}
 
 
 def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Path) -> None:
@@ -36,10 +40,15 @@ def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Pa
         RuntimeError: the ranks failed; the message ends with the log's last lines.
     """
     reserve_error(job.parent)
-    command = [*_TORCHRUN, "--standalone", f"--nproc-per-node={processes}", "-m", WORKER, str(job)]
+    environment, worker = _environment(device, threads), ["-m", WORKER, str(job)]
+    if processes == 1:  # torchrun has nothing to bring together, and takes seconds to start and to end
+        environment |= _ALONE
+        command = [sys.executable, *worker]
+    else:
+        command = [*_TORCHRUN, "--standalone", f"--nproc-per-node={processes}", *worker]
     with log.open("ab") as stream:
         start = stream.tell()
-        code = _wait(command, _environment(device, threads), stream)
+        code = _wait(command, environment, stream)
     if code == 0:
         return
     if told := read_error(job.parent):
@@ -47,7 +56,7 @@ def run_workers(job: Path, *, device: str, processes: int, threads: int, log: Pa
     with log.open("rb") as stream:
         stream.seek(start)
         lines = stream.read().decode("utf-8", "replace").splitlines()
-    killed = any("Signal 9 (SIGKILL)" in line for line in lines)
+    killed = code == -signal.SIGKILL or any("Signal 9 (SIGKILL)" in line for line in lines)
     why = "; a rank was killed from outside, most often because memory ran out" if killed else ""
     raise RuntimeError(f"training ended with exit code {code}{why}; log: {log}\n" + "\n".join(lines[-30:]))
 

@@ -56,7 +56,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _end_with_torchrun(every: float = 0.5) -> None:
-    """torchrun puts its workers into sessions of their own, so a killed torchrun would leave them behind."""
+    """torchrun puts its workers into sessions of their own, so a killed torchrun would leave them behind.
+
+    Without torchrun the parent is the task itself, and the same holds.
+    """
     parent = os.getppid()
 
     def watch() -> None:

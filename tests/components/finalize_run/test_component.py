@@ -1,5 +1,6 @@
 """finalize_run, run by KFP's local runner as the exit handler of a pipeline."""
 
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -9,7 +10,6 @@ from pipeline_harness import environment
 
 from components.finalize_run.component import finalize_run
 from components.resolve_recipe.component import resolve_recipe
-from nvembed.tracking import default_uri
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
@@ -19,7 +19,9 @@ def work(fail: bool):
 
 
 @pytest.mark.parametrize(("fail", "status"), [(False, "FINISHED"), (True, "FAILED")])
-def test_closes_the_parent_run_as_the_pipeline_ended(tmp_path: Path, fail: bool, status: str) -> None:
+def test_closes_the_parent_run_as_the_pipeline_ended(
+    tmp_path: Path, empty_database: Path, fail: bool, status: str
+) -> None:
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"), raise_on_error=False)
 
     @dsl.pipeline(name="closing")
@@ -28,7 +30,7 @@ def test_closes_the_parent_run_as_the_pipeline_ended(tmp_path: Path, fail: bool,
             first = resolve_recipe(recipe="tiny")
             work(fail=fail).after(first)
 
-    uri = default_uri(tmp_path / "store")
+    uri = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'mlflow.db')}"
     with environment(MLFLOW_TRACKING_URI=uri, NVEMBED_RUN_ID=f"run-{fail}"):
         pipeline(fail=fail)
 
