@@ -108,9 +108,13 @@ def descendants(pid: int) -> list[int]:
 
 
 def ranks_of(starter: subprocess.Popen) -> list[int]:
-    """The processes of a run's ranks: children of torchrun, which is the starter's only child."""
-    below = descendants(starter.pid)
-    return [pid for pid in below[1:] if "nvembed.training.worker" in _command(pid)]
+    """The processes of a run's ranks: the starter's only child, or children of torchrun, which is that."""
+    commands = {pid: _command(pid) for pid in descendants(starter.pid)}
+    return [
+        pid
+        for pid, command in commands.items()
+        if "nvembed.training.worker" in command and "torch.distributed.run" not in command
+    ]
 
 
 def _command(pid: int) -> str:
