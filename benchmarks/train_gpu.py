@@ -22,33 +22,27 @@ engine is the one that a recipe trains with, otherwise a plain one of one proces
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
-import random
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from machine import ROOT, describe, heading
-from packed import MISTRAL_7B, TINY, gemm_peak
+from packed import gemm_peak
 from torch import Tensor, nn
+from train_gpu_baseline import baseline
+from train_gpu_measure import TEMPERATURE, TEXTS, Batches, build, free, measured, tokenized, told
 
 from nvembed import NVEmbedModel
-from nvembed.data import Example
-from nvembed.modeling.lora import add_lora
 from nvembed.training import engine as engines
 from nvembed.training.peak import Work, cost_of
 from nvembed.training.schedule import parameter_groups
 from nvembed.training.step import Trainer
 
 RESULT = ROOT / "benchmarks" / "results" / "train_gpu.json"
-TEXTS = 9  # of an example: a query, a positive, seven negatives
 STAGE: dict[str, Any] = {  # what a recipe's stage says, without pydantic
     "steps": 1000,
     "negatives": TEXTS - 2,
@@ -59,7 +53,7 @@ STAGE: dict[str, Any] = {  # what a recipe's stage says, without pydantic
     "matryoshka": {"dims": [], "weights": []},
     "distillation": {"weight": 0.0, "teacher_temperature": None},
     "bad_steps": {"policy": "stop", "spike_factor": None, "spike_window": 20, "max_in_a_row": 5},
-    "temperature": 0.02,
+    "temperature": TEMPERATURE,
     "learning_rate": 2e-5,
     "latent_learning_rate": None,
     "warmup_steps": 1,
@@ -132,75 +126,6 @@ class Facts:
 def memory_gib() -> float:
     """Of the GPU. A token's activations take about 7 MB, weights and the block's optimiser state 27 GB."""
     return torch.cuda.get_device_properties(0).total_memory / 2**30
-
-
-def free() -> None:
-    """Give back what is no longer used."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def build(asked: argparse.Namespace, device: torch.device, *, lora: bool = True) -> NVEmbedModel:
-    """The embedding model as a recipe would train it: frozen weights bf16, trained ones float32."""
-    from transformers import AutoConfig, AutoModel
-
-    from nvembed.modeling.attention import set_attention
-    from nvembed.modeling.random_backbone import byte_tokenizer
-    from nvembed.modeling.spec import LatentSpec, Spec
-
-    began = time.monotonic()
-    shape = TINY if asked.tiny else MISTRAL_7B
-    layers = asked.layers or shape["num_hidden_layers"]
-    config = AutoConfig.for_model("mistral", **{**shape, "num_hidden_layers": layers}, sliding_window=None)
-    latent = LatentSpec(num_latents=8, num_heads=2) if asked.tiny else LatentSpec()
-    torch.manual_seed(0)
-    with device:
-        backbone = AutoModel.from_config(config, dtype=torch.float32 if asked.tiny else torch.bfloat16)
-        block = latent.build(shape["hidden_size"])
-        set_attention(backbone, "bidirectional")
-        backbone.requires_grad_(False)
-        if lora:
-            options = SimpleNamespace(rank=16, alpha=32, dropout=0.0, targets="all-linear")
-            add_lora(backbone, options, seed=0)  # type: ignore[arg-type]
-    model = NVEmbedModel(backbone, byte_tokenizer(), Spec(latent=latent), latent=block)
-    model.to(device)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    model.train()
-    if asked.compile:
-        for layer in backbone.layers:
-            layer.compile(dynamic=True)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    whole = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{whole / 1e9:.2f} billion weights, {trained / 1e6:.0f} million trained; made in", end=" ")
-    print(f"{time.monotonic() - began:.0f} s", flush=True)
-    return model
-
-
-class Batches:
-    """Made-up examples; a text has as many tokens as characters, two more for its frame."""
-
-    def __init__(self, batch: int, tiny: bool) -> None:
-        self._batch, self._shrink = batch, 8 if tiny else 1
-        self.examples = self.batch(0)
-
-    def batch(self, step: int) -> list[Example]:
-        """The examples of a step."""
-        draw = random.Random(step)
-
-        def text() -> str:
-            length = min(max(int(draw.lognormvariate(4.85, 0.6)), 16), 510) // self._shrink
-            return "".join(draw.choices("abcdefghijklmnopqrstuvwxyz ", k=length))
-
-        made = []
-        for place in range(self._batch):
-            query, positive, *negatives = (text() for _ in range(TEXTS))
-            ident = f"{step}-{place}"
-            made.append(Example("made", "retrieval", query, positive, tuple(negatives), "", "", "", "", ident))
-        return made
 
 
 class PlainEngine:
@@ -281,128 +206,11 @@ def ours(
     return told(found | {"budget": stage.micro_batch_tokens}, peak)
 
 
-def tokenized(model: NVEmbedModel, examples: list[Example]) -> Work:
-    """The work of a batch."""
-    return Work.of(model.tokenize([text for e in examples for text in (e.query, e.positive, *e.negatives)]))
-
-
 def engines_section(tree: dict[str, Any]) -> Any:
     """Keys as attributes."""
     from nvembed.training.job import section
 
     return section(tree)
-
-
-def measured(
-    step: Callable[[int], dict[str, float]],
-    shrink: Callable[[], int],
-    work_of: Callable[[int], Work],
-    flops: Callable[[Work], float],
-    asked: argparse.Namespace,
-    device: torch.device,
-    end: float,
-) -> dict[str, Any]:
-    """Seconds and tokens of each step after one that is not counted; with less budget where memory runs out."""
-    found: dict[str, Any] = {"seconds": [], "tokens": [], "flops": [], "loss": []}
-    number, taken = 0, 0
-    while taken <= asked.steps and (time.monotonic() < end or taken <= 1):
-        number += 1
-        try:
-            began = time.perf_counter()
-            record = step(number)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds = time.perf_counter() - began
-        except torch.OutOfMemoryError:
-            record = None
-        if record is None:  # out of the except clause, whose traceback holds the tensors
-            free()
-            print(f"  out of memory: going on with a budget of {shrink()}", flush=True)
-            continue
-        taken += 1
-        work = work_of(number)
-        print(f"  {'not counted: ' * (taken == 1)}{work.tokens} tokens in {seconds:.2f} s, loss {record['loss']:.4f}")
-        sys.stdout.flush()
-        if taken > 1:
-            values = {"seconds": seconds, "tokens": work.tokens, "flops": flops(work), "loss": record["loss"]}
-            for key, value in values.items():
-                found[key].append(value)
-    return found | {"peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None}
-
-
-def told(found: dict[str, Any], peak: float) -> dict[str, Any]:
-    """Print a case's figures; the same with rates."""
-    rates = [tokens / seconds for tokens, seconds in zip(found["tokens"], found["seconds"], strict=True)]
-    shares = [flops / seconds / peak for flops, seconds in zip(found["flops"], found["seconds"], strict=True)]
-    found |= {"tokens_per_second": statistics.median(rates), "share_of_peak": statistics.median(shares)}
-    print(f"  {found['tokens_per_second']:.0f} real tokens/s, {found['share_of_peak']:.1%} of the GEMM peak,", end=" ")
-    print(f"peak memory {found['peak_gib'] or 0:.1f} GiB, budget {found['budget']}", flush=True)
-    return found
-
-
-def baseline(asked: argparse.Namespace, device: torch.device, peak: float) -> dict[str, Any]:
-    """transformers and PEFT as they come: padded, checkpointed, InfoNCE over an example's own documents."""
-    from peft import LoraConfig, get_peft_model
-
-    free()
-    model = build(asked, device, lora=False)
-    base = model.backbone
-    base.set_attn_implementation("sdpa")
-    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    config = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
-    adapted = get_peft_model(base, config)  # type: ignore[arg-type]
-    adapted.enable_input_require_grads()
-    adapted.train()
-    model.latent.folded = False  # type: ignore[union-attr]
-    trained = [p for p in (*adapted.parameters(), *model.latent.parameters()) if p.requires_grad]  # type: ignore[union-attr]
-    optimizer = torch.optim.AdamW(trained, lr=2e-5, weight_decay=0.03, fused=True)
-    batches, micro = Batches(max(asked.batch // 4, 1), asked.tiny), [1 if asked.tiny else 4]
-    print(f"\nbaseline: {len(batches.examples)} examples a step, in batches of {micro[0]}, padded, checkpointed")
-
-    def step(number: int) -> dict[str, float]:
-        examples, total = batches.batch(number), 0.0
-        for some in in_groups(examples, micro[0]):
-            texts = [text for e in some for text in (e.query, e.positive, *e.negatives)]
-            ids, mask, pooled = (part.to(device) for part in model.collate(model.tokenize(texts), packed=False))
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=not asked.tiny):
-                states = adapted(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-                states = model.latent(states)  # type: ignore[misc]
-            weights = (mask.bool() & pooled).unsqueeze(-1).float()
-            vectors = nn.functional.normalize((states.float() * weights).sum(1) / weights.sum(1), dim=-1)
-            query, documents = vectors.view(len(some), TEXTS, -1).split([1, TEXTS - 1], dim=1)
-            scores = (documents @ query.transpose(1, 2))[..., 0] / STAGE["temperature"]
-            goal = torch.zeros(len(some), dtype=torch.long, device=device)
-            loss = nn.functional.cross_entropy(scores, goal, reduction="sum") / len(examples)
-            loss.backward()
-            total += float(loss.detach())
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return {"loss": total}
-
-    def shrink() -> int:
-        optimizer.zero_grad(set_to_none=True)
-        micro[0] = max(micro[0] // 2, 1)
-        return micro[0]
-
-    cost = cost_of(model)
-    end = time.monotonic() + 60 * asked.minutes
-    found = measured(
-        step,
-        shrink,
-        lambda number: tokenized(model, batches.batch(number)),
-        lambda work: cost.flops(work, forward_passes=1, folded=True),  # the least that this work takes
-        asked,
-        device,
-        end,
-    )
-    return told(found | {"budget": micro[0]}, peak)
-
-
-def in_groups(examples: list[Example], size: int) -> Iterator[list[Example]]:
-    """Some at a time, in order."""
-    for start in range(0, len(examples), size):
-        yield examples[start : start + size]
 
 
 if __name__ == "__main__":

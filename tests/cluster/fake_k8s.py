@@ -15,7 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from cluster.fake_store import Api, Refusal, Route, Tree
+from cluster.fake_routes import Refusal, Route, Tree
+from cluster.fake_store import Api
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -10,45 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.crd import faults as faults_of_trainjob
-
-Tree = dict[str, Any]
-KINDS = {
-    ("", "v1", "pods"): "Pod",
-    ("", "v1", "events"): "Event",
-    ("", "v1", "nodes"): "Node",
-    ("", "v1", "persistentvolumeclaims"): "PersistentVolumeClaim",
-    ("", "v1", "configmaps"): "ConfigMap",
-    ("apps", "v1", "deployments"): "Deployment",
-    ("jobset.x-k8s.io", "v1alpha2", "jobsets"): "JobSet",
-    ("trainer.kubeflow.org", "v1alpha1", "trainjobs"): "TrainJob",
-    ("trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes"): "ClusterTrainingRuntime",
-    ("trainer.kubeflow.org", "v1alpha1", "trainingruntimes"): "TrainingRuntime",
-    ("kueue.x-k8s.io", "v1beta2", "localqueues"): "LocalQueue",
-    ("argoproj.io", "v1alpha1", "workflows"): "Workflow",
-    ("coordination.k8s.io", "v1", "leases"): "Lease",
-}
-CLUSTER_WIDE = {"nodes", "clustertrainingruntimes"}
+from cluster.fake_routes import CLUSTER_WIDE, KINDS, Refusal, Route, Tree, merged
 
 
 def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-class Refusal(Exception):
-    """An answer that is no success."""
-
-    def __init__(self, code: int, reason: str, message: str, name: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.body = {
-            "kind": "Status",
-            "apiVersion": "v1",
-            "status": "Failure",
-            "message": message,
-            "reason": reason,
-            "code": code,
-            "details": {"name": name} if name else {},
-        }
 
 
 @dataclass
@@ -212,7 +178,7 @@ class Api:
     def allowed(self, verb: str, resource: str) -> bool:
         return (verb, resource) not in self.denied
 
-    def answer(self, method: str, route: "Route", body: Any) -> tuple[int, Tree]:
+    def answer(self, method: str, route: Route, body: Any) -> tuple[int, Tree]:
         """Status and body of a request that is no stream."""
         verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(method)
         verb = verb or ("get" if route.name else "list")
@@ -238,7 +204,7 @@ class Api:
                 return 200, self._deletion(route, key, body or {})
             return 200, self._update(route, key, body, merge=method == "PATCH")
 
-    def _create(self, route: "Route", tree: Tree) -> Tree:
+    def _create(self, route: Route, tree: Tree) -> Tree:
         name = tree["metadata"]["name"]
         if (route.namespace, name) in self.objects[route.plural]:
             raise Refusal(409, "AlreadyExists", f'{route.resource} "{name}" already exists', name)
@@ -259,7 +225,7 @@ class Api:
             tree["metadata"].pop(made, None)
         return self._store(route.plural, route.namespace, tree)
 
-    def _check_fields(self, route: "Route", tree: Tree) -> None:
+    def _check_fields(self, route: Route, tree: Tree) -> None:
         """Unknown fields are refused if that was asked for, and else dropped without a word."""
         if not (found := sorted(self.unknown & tree["spec"].keys())):
             return
@@ -269,7 +235,7 @@ class Api:
         for name in found:
             del tree["spec"][name]
 
-    def _update(self, route: "Route", key: tuple[str, str], body: Tree, *, merge: bool) -> Tree:
+    def _update(self, route: Route, key: tuple[str, str], body: Tree, *, merge: bool) -> Tree:
         kept = self.objects[route.plural][key]
         wanted = body.get("metadata", {}).get("resourceVersion")
         if wanted is not None and wanted != kept["metadata"]["resourceVersion"]:
@@ -285,7 +251,7 @@ class Api:
         tree["metadata"]["creationTimestamp"] = kept["metadata"]["creationTimestamp"]
         return self._store(route.plural, route.namespace, tree)
 
-    def _deletion(self, route: "Route", key: tuple[str, str], options: Tree) -> Tree:
+    def _deletion(self, route: Route, key: tuple[str, str], options: Tree) -> Tree:
         kept = self.objects[route.plural][key]
         wanted = (options.get("preconditions") or {}).get("uid")
         if wanted is not None and wanted != kept["metadata"]["uid"]:
@@ -299,7 +265,7 @@ class Api:
         self._delete(route.plural, key, options.get("propagationPolicy", "Background"))
         return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
-    def check_right(self, verb: str, route: "Route") -> None:
+    def check_right(self, verb: str, route: Route) -> None:
         resource = f"{route.plural}/log" if route.log else route.plural
         if not self.allowed(verb, resource):
             raise Refusal(
@@ -308,76 +274,3 @@ class Api:
                 f'{route.resource} is forbidden: User "system:serviceaccount:team:default-editor" cannot {verb} '
                 f'resource "{resource}" in API group "{route.group}" in the namespace "{route.namespace}"',
             )
-
-
-def merged(tree: Tree, change: Tree) -> Tree:
-    """JSON merge patch."""
-    made = copy.deepcopy(tree)
-    for key, value in change.items():
-        if value is None:
-            made.pop(key, None)
-        elif isinstance(value, dict) and isinstance(made.get(key), dict):
-            made[key] = merged(made[key], value)
-        else:
-            made[key] = copy.deepcopy(value)
-    return made
-
-
-@dataclass
-class Route:
-    """What a path names."""
-
-    group: str
-    version: str
-    namespace: str
-    plural: str
-    name: str
-    log: bool
-    query: dict[str, list[str]]
-
-    @classmethod
-    def of(cls, path: str, query: dict[str, list[str]]) -> "Route":
-        parts = path.strip("/").split("/")
-        group, version, rest = ("", parts[1], parts[2:]) if parts[0] == "api" else (parts[1], parts[2], parts[3:])
-        namespace = ""
-        if rest[0] == "namespaces" and len(rest) > 2:
-            namespace, rest = rest[1], rest[2:]
-        name = rest[1] if len(rest) > 1 else ""
-        return cls(group, version, namespace, rest[0], name, rest[2:] == ["log"], query)
-
-    @property
-    def kind(self) -> str:
-        return KINDS[(self.group, self.version, self.plural)]
-
-    @property
-    def known(self) -> bool:
-        return (self.group, self.version, self.plural) in KINDS
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    @property
-    def resource(self) -> str:
-        return f"{self.plural}.{self.group}" if self.group else self.plural
-
-    def one(self, name: str, default: str = "") -> str:
-        return self.query.get(name, [default])[0]
-
-    def selects(self, tree: Tree) -> bool:
-        metadata = tree["metadata"]
-        if self.namespace and metadata.get("namespace") != self.namespace:
-            return False
-        labels = metadata.get("labels", {})
-        for wanted in filter(None, self.one("labelSelector").split(",")):
-            key, equals, value = wanted.partition("=")
-            if key not in labels or (equals and labels[key] != value):
-                return False
-        for wanted in filter(None, self.one("fieldSelector").split(",")):
-            key, _, value = wanted.partition("=")
-            found: Any = tree
-            for part in key.split("."):
-                found = (found or {}).get(part)
-            if found != value:
-                return False
-        return True

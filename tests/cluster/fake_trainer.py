@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cluster.fake_store import Api, Log, Tree, now
+from cluster.fake_routes import Tree
+from cluster.fake_store import Api, Log, now
 
 RUNTIME: Tree = {
     "metadata": {"name": "torch-distributed"},

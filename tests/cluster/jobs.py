@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.fake_store import Api, Tree
+from cluster.fake_routes import Tree
+from cluster.fake_store import Api
 from cluster.fake_trainer import RUNTIME
 
 from nvembed.cluster.api import Cluster
